@@ -1,0 +1,59 @@
+"""Let torchvision import beside a CPU build of torch.
+
+PyPI's Linux torchvision is linked against CUDA. Beside a CPU torch its `_C.so` cannot load, so the operators it
+would have registered are missing and `import torchvision` fails - and with it open_clip, timm, and most of transformers
+and diffusers, which all probe for it. Declaring the two operator schemas is enough for everything but the operators
+themselves. Nothing here runs until somebody imports torchvision, and nothing is declared where `_C.so` loads.
+"""
+
+import importlib.abc
+import importlib.util
+import sys
+from pathlib import Path
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_library = None  # must stay alive: torch forgets the schemas when the Library object dies
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Sees the first `import torchvision`, prepares the operators, and steps aside."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "torchvision":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("torchvision")
+        if spec is not None and not _native_operators_load(spec):
+            _declare_operators()
+        return spec
+
+
+def _native_operators_load(spec) -> bool:
+    import torch
+
+    for folder in spec.submodule_search_locations or ():
+        for library in Path(folder).glob("_C*.so"):
+            try:
+                torch.ops.load_library(str(library))
+            except (OSError, ImportError):
+                return False
+    return True
+
+
+def _declare_operators() -> None:
+    global _library
+    import torch
+
+    _library = torch.library.Library("torchvision", "DEF")
+    for schema in _SCHEMAS:
+        _library.define(schema)
+
+
+def install() -> None:
+    """Arrange for torchvision to import in this process; idempotent, and free until torchvision is imported."""
+    if "torchvision" in sys.modules or any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,268 @@
+"""One schema for YAML files, the command line, the page and the API.
+
+Unknown keys and impossible values are refused with the remedy. Where the paper leaves something open, the option is
+here, its default is the reading this project chose, and its description names the decision (D1-D26 of docs/method.md).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from spf.errors import InvalidInput, ModelNotFound
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "configs"
+
+MAX_TEXT = 2000  # characters; far beyond any text encoder's window, far below what would stall the page
+MAX_TARGETS = 16
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class Schema(BaseModel):
+    """Frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class ModelPreset(Schema):
+    """Where a model's files are and how it is used by default (`configs/models/<name>.yaml`)."""
+
+    name: Name
+    title: str
+    family: Literal["unet", "mmdit"]
+    pretrained_model_name_or_path: str = Field(description="Diffusers folder (relative to the repository) or hub id.")
+    clip: str = Field(description="open_clip folder (relative to the repository), or 'model:pretrained' of open_clip.")
+    resolution: int = Field(ge=64, le=2048, multiple_of=8)
+    num_inference_steps: int = Field(20, ge=1, le=200)
+    guidance_scale: float = Field(5.0, ge=1.0, le=30.0)
+    base_text: str = Field(description="Shown when the page opens.")
+
+
+class MethodConfig(Schema):
+    """The options of stage 2: the paper's hyperparameters, its ablations, and the readings of what it leaves open."""
+
+    lambda_text: float = Field(0.2, ge=0, le=100, description="lambda_1 of Eq. 12.")
+    lambda_fine: float = Field(0.1, ge=0, le=100, description="lambda_2 of Eq. 12.")
+    lambda_enhanced: float = Field(0.6, ge=0, le=100, description="lambda_3 of Eq. 12.")
+    use_text_loss: bool = Field(True, description="D26: off gives the ablation without L_M-text.")
+    use_fine_loss: bool = Field(True, description="D26: off gives the ablation without L_M-fine.")
+    use_enhanced_loss: bool = Field(True, description="D26: off gives the ablation without L_enhanced.")
+    use_sfcm: bool = Field(True, description="D26: off aligns everywhere (w = 1).")
+    clip_supervision: Literal["bias", "plain"] = Field("bias", description="D26: Eq. 11, or the vanilla loss of Eq. 9.")
+    include_pad: bool = Field(False, description="D4: also align the slots that are padding in both prompts.")
+    soft_map_norm: Literal["l1", "l2"] = Field("l1", description="D8: how the channels of |difference| are joined.")
+    phrase_normalization: Literal["minmax", "none"] = Field("minmax", description="D9.")
+    map_layers: Literal["all", "middle"] = Field("all", description="D9: 'middle' leaves out finest and coarsest grid.")
+    gamma: Literal["clip", "contextual"] = Field("clip", description="D10: where phrase and target are compared.")
+    phrase_reduce: Literal["sum", "max", "mean"] = Field("sum", description="D11.")
+    align_reduction: Literal["mean_sum", "mean_mean", "l2norm"] = Field("mean_sum", description="D13.")
+    enhanced_max_amplification: float = Field(
+        1.0, gt=0, le=100, description="D15: L_enhanced acts where sqrt((1-abar)/abar) is at most this.")
+    enhanced_weight: Literal["gate", "signal"] = Field("gate", description="D15: 'signal' also weighs by abar_t.")
+
+
+Trainable = Literal["full", "cross"]
+
+
+class StageConfig(Schema):
+    """One stage's optimisation. `max_train_steps` of 0 means `num_train_epochs` over the pictures decides."""
+
+    learning_rate: float = Field(gt=0, le=1)
+    train_batch_size: int = Field(ge=1, le=1024, description="Per device (D23).")
+    num_train_epochs: int = Field(ge=1, le=10_000)
+    max_train_steps: int = Field(0, ge=0, le=1_000_000)
+    lr_warmup_steps: int = Field(0, ge=0)
+    trainable: Trainable = Field(description="D2: which parameters of the denoiser are updated.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_weight_decay: float = Field(0.01, ge=0, le=10)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class TrainConfig(Schema):
+    """Everything a training run depends on besides the pictures."""
+
+    model: Name = "pocket"
+    data: str = Field(min_length=1, description="Folder of pictures with metadata.jsonl.")
+    name: Name = Field(description="Name of the customization that the run writes.")
+    stage: Literal["both", "1", "2"] = "both"
+    initial_customization: Name | None = Field(None, description="Weights that stage 2 starts from when stage is '2'.")
+    stage1: StageConfig
+    stage2: StageConfig
+    method: MethodConfig = MethodConfig()
+    caption_dropout: float = Field(0.0, ge=0, le=1, description="D24: share of samples with the empty prompt.")
+    base_only_prob: float = Field(0.0, ge=0, le=1, description="D25: share of stage-2 samples without target text.")
+    seed: int = Field(0, ge=0, lt=2**63)
+    sample_every: int = Field(50, ge=1, description="Steps between preview pictures.")
+    log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
+
+
+class GenerationRequest(Schema):
+    """What one press of Generate asks for."""
+
+    model: Name = "pocket"
+    customization: Name | None = None
+    base_text: str = Field(max_length=MAX_TEXT)
+    target_texts: tuple[Annotated[str, StringConstraints(max_length=MAX_TEXT)], ...] = Field((), max_length=MAX_TARGETS)
+    negative_prompt: str = Field("", max_length=MAX_TEXT)
+    seed: int = Field(0, ge=0, lt=2**63)
+    num_inference_steps: int = Field(20, ge=1, le=200)
+    guidance_scale: float = Field(5.0, ge=1.0, le=30.0)
+    map_steps: int = Field(
+        5, ge=0, le=200, description="At how many of the steps M and the SFCM are drawn; 0 draws no maps.")
+
+    @field_validator("base_text")
+    @classmethod
+    def _base_text(cls, value: str) -> str:
+        value = " ".join(value.split())
+        if not value.strip(" ,."):
+            raise ValueError("is empty; describe the portrait, for example 'a portrait of a person with red hair'")
+        return value
+
+    @field_validator("target_texts")
+    @classmethod
+    def _target_texts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        cleaned = tuple(" ".join(value.split()) for value in values)
+        if any(not value.strip(" ,.") for value in cleaned):
+            raise ValueError("contains an empty phrase; write what should change, or remove the phrase")
+        if len({value.lower() for value in cleaned}) != len(cleaned):
+            raise ValueError("names the same phrase twice; remove one of them")
+        return cleaned
+
+    @model_validator(mode="after")
+    def _target_differs(self) -> GenerationRequest:
+        base = self.base_text.strip(" ,.").lower()
+        if any(target.strip(" ,.").lower() == base for target in self.target_texts):
+            raise ValueError("target_texts: equals base_text; write only what should change")
+        return self
+
+
+class PretrainConfig(Schema):
+    """How the embedded models are trained from nothing (`configs/pretrain/<name>.yaml`)."""
+
+    seed: int = Field(0, ge=0)
+    pictures: int = Field(ge=64, description="Rendered pictures, held-out target attributes included.")
+    target_share: float = Field(0.3, ge=0, lt=1, description="Share of pictures with a target attribute.")
+    resolution: int = Field(128, ge=64, multiple_of=16)
+    vocabulary: int = Field(1024, ge=520, le=49408)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    autoencoder: ComponentConfig
+    clip: ComponentConfig
+    denoiser: ComponentConfig
+
+
+class ComponentConfig(Schema):
+    """One embedded network: its architecture (passed to the library that builds it) and its optimisation."""
+
+    architecture: dict[str, Any]
+    samples: int = Field(ge=1, description="Training samples seen in all; the learning rate decays over them.")
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, le=1)
+    warmup_samples: int = Field(2000, ge=0)
+
+
+PretrainConfig.model_rebuild()
+
+Model = TypeVar("Model", bound=Schema)
+
+
+def parse(schema: type[Model], values: dict[str, Any]) -> Model:
+    """Build a schema from plain values. Raises InvalidInput naming the first bad field and the remedy."""
+    try:
+        return schema(**values)
+    except ValidationError as error:
+        raise _readable(error) from None
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping. Raises InvalidInput naming the file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(str(path), "does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InvalidInput(str(path), f"cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise InvalidInput(str(path), "must hold 'key: value' lines")
+    return values
+
+
+def model_presets() -> dict[str, Path]:
+    """Names of the models in configs/models and their files."""
+    return {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml"))}
+
+
+def model_preset(name: str) -> ModelPreset:
+    """The preset called `name`. Raises ModelNotFound naming those that exist."""
+    presets = model_presets()
+    if name not in presets:
+        raise ModelNotFound(f"model: '{name}' is not known; choose one of {', '.join(presets)}.")
+    return parse(ModelPreset, load_yaml(presets[name]))
+
+
+def training_presets() -> dict[str, Path]:
+    """Names of the presets in configs/training and their files."""
+    return {path.stem: path for path in sorted((CONFIGS / "training").glob("*.yaml"))}
+
+
+def train_config(preset: str, overrides: dict[str, Any]) -> TrainConfig:
+    """The training preset `preset` with dotted overrides ('stage2.learning_rate': 1e-4) applied."""
+    presets = training_presets()
+    if preset not in presets:
+        raise InvalidInput("preset", f"'{preset}' is not known; choose one of {', '.join(presets)}")
+    return parse(TrainConfig, _nested(load_yaml(presets[preset]), overrides))
+
+
+def _nested(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    for dotted, value in overrides.items():
+        *parents, leaf = dotted.split(".")
+        node = values
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InvalidInput(dotted, f"'{parent}' has no parts")
+        node[leaf] = value
+    return values
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """['stage2.learning_rate=1e-4', ...] as a mapping; values are read as YAML scalars. Raises InvalidInput."""
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        match = re.fullmatch(r"([A-Za-z0-9_.]+)=(.*)", assignment, re.DOTALL)
+        if not match:
+            raise InvalidInput("--set", f"'{assignment}' is not of the form key=value")
+        key, text = match.groups()
+        # YAML 1.1 reads 1e-4 as a string: only a mantissa with a dot is a float there.
+        result[key] = float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
+    return result
+
+
+def _readable(error: ValidationError) -> InvalidInput:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if first["type"] == "extra_forbidden":
+        message = "is not a known setting; check the spelling"
+    elif first["type"] == "missing":
+        message = "is missing; give it a value"
+    elif first["type"] == "string_pattern_mismatch":
+        message = "may hold lower-case letters, digits, '.', '_' and '-' only, 64 at most, and begins with a letter or digit"
+    elif first["type"] == "string_too_long":
+        message = f"is too long ({len(str(first['input'])):,} characters); use at most {first['ctx']['max_length']:,}"
+    if not field and ": " in message:
+        field, message = message.split(": ", 1)
+    if first["type"] not in ("extra_forbidden", "missing", "value_error", "string_too_long"):
+        message += f" (got {_short(first['input'])})"
+    return InvalidInput(field, message)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

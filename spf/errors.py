@@ -1,0 +1,37 @@
+"""Every exception a user can cause. Each message is one sentence or two: what is wrong, where, and the remedy."""
+
+
+class SpfError(Exception):
+    """Base of all errors that are shown to users as they are, without a traceback."""
+
+
+class InvalidInput(SpfError):
+    """A field of a request or a configuration has a value that cannot be used. `field` names it."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class ModelNotFound(SpfError):
+    """A model preset, or the files it points to, do not exist."""
+
+
+class CustomizationError(SpfError):
+    """A customization is missing, damaged, or does not belong to the model it is loaded on."""
+
+
+class DataError(SpfError):
+    """A picture folder cannot be trained on. `problems` lists every finding, one line each."""
+
+    def __init__(self, message: str, problems: list[str] | None = None):
+        self.problems = problems or []
+        super().__init__("\n  ".join([message, *self.problems]))
+
+
+class TrainingError(SpfError):
+    """Training cannot start or go on, for example because a loss became NaN."""
+
+
+class Cancelled(SpfError):
+    """The caller asked to stop."""

@@ -1,0 +1,116 @@
+"""Base text -> phrases, base and target texts -> prompt (D3, D18). Strings only.
+
+Every phrase carries its character span, which is never found again by searching: words repeat ("a red hat, red hair").
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+_CONNECTIVES = "in with wearing holding on at under near against beside behind and"
+_VIEWS = "photo photograph picture image view portrait headshot shot close-up closeup painting drawing sketch render"
+_WORD_START, _WORD_END = r"(?<![\w'\u2019-])", r"(?![\w'\u2019-])"  # "built-in" and "on-screen" hold no connective
+_BREAK = re.compile(
+    r"[;\n\uff1b\uff0c\u3002\u3001]"  # the last four are the full-width ; , . and the list comma
+    r"|(?<!\d)[.,]|[.,](?!\d)"  # not the points of "f/1.8" and "1,000"
+    rf"|{_WORD_START}(?:{'|'.join(_CONNECTIVES.split())}){_WORD_END}"
+    rf"|(?:{'|'.join(rf'(?<=\b{view})' for view in _VIEWS.split())})\s+of{_WORD_END}",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """text == whole[start:end], where `whole` is the string that the phrase was cut from."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """[y_base, y_tar] of Eq. 2 as one string; all spans index into `text`, and `base` is an exact prefix of it."""
+
+    text: str
+    base: Phrase
+    targets: tuple[Phrase, ...]
+    phrases: tuple[Phrase, ...]  # of the base text
+
+    @property
+    def target(self) -> Phrase:
+        """y_tar: everything from the first target to the last, commas included; empty at the end if there is none."""
+        start = self.targets[0].start if self.targets else len(self.text)
+        return _cut(self.text, start, len(self.text))
+
+
+def split_phrases(base_text: str) -> list[Phrase]:
+    """The phrases of a base text, in order, disjoint, none empty; reading D18, the splitter without a language model.
+
+    Cuts at punctuation, at connectives ("in", "with", "wearing", ...), which belong to no phrase, and after the "of" of
+    "a view of X". A clause without a noun ("smiling") stays a phrase. Punctuation alone is none.
+    """
+    breaks = [match.span() for match in _BREAK.finditer(base_text)]
+    starts = [0, *(end for _, end in breaks)]
+    ends = [*(start for start, _ in breaks), len(base_text)]
+    pieces = (_trim(base_text, start, end) for start, end in zip(starts, ends, strict=True))
+    return [piece for piece in pieces if _says_something(piece.text)]
+
+
+def join_prompt(
+    base_text: str, target_texts: Iterable[str], split: Callable[[str], Sequence[Phrase]] = split_phrases
+) -> Prompt:
+    """Eq. 2: [y_base, y_tar] = "base, target, target"; reading D3. Blank targets are left out, `split` finds phrases.
+
+    The ends of every text lose spaces, commas and full stops. BPE merges runs of punctuation, yet the base tokens must
+    be a prefix of the prompt's tokens: after a text that still ends in a symbol ("woman!") a space precedes the comma.
+    TypeError for a single string in place of a list of targets.
+    """
+    if isinstance(target_texts, str):
+        raise TypeError("target_texts must be a list of strings, not one string")
+    text = _trim(base_text, 0, len(base_text)).text
+    base = Phrase(text, 0, len(text))
+    targets = []
+    for target in target_texts:
+        target = _trim(target, 0, len(target)).text
+        if target:
+            text += _separator(text)
+            targets.append(Phrase(target, len(text), len(text) + len(target)))
+            text += target
+    return Prompt(text, base, tuple(targets), tuple(split(base.text)))
+
+
+def drop_last_phrase(prompt: Prompt) -> Prompt:
+    """The prompt without the last phrase of its base; reading D3 for prompts longer than the text encoder's limit.
+
+    ValueError when only one phrase is left: the targets are never what gets cut.
+    """
+    if len(prompt.phrases) < 2:
+        raise ValueError(f"the base text {prompt.base.text!r} has no phrase to spare: shorten the target texts")
+    kept = prompt.phrases[:-1]
+    return join_prompt(prompt.text[: kept[-1].end], [target.text for target in prompt.targets], lambda _: kept)
+
+
+def _separator(text: str) -> str:
+    if not text:
+        return ""
+    return ", " if text[-1].isalnum() else " , "
+
+
+def _cut(text: str, start: int, end: int) -> Phrase:
+    return Phrase(text[start:end], start, end)
+
+
+def _trim(text: str, start: int, end: int) -> Phrase:
+    """text[start:end] without white space, commas and full stops at its ends."""
+    while start < end and (text[start].isspace() or text[start] in ",."):
+        start += 1
+    while start < end and (text[end - 1].isspace() or text[end - 1] in ",."):
+        end -= 1
+    return _cut(text, start, end)
+
+
+def _says_something(text: str) -> bool:
+    """Whether a letter, number, mark or symbol (an emoji is one) is in it, so not only punctuation and space."""
+    return any(unicodedata.category(character)[0] in "LNMS" for character in text)

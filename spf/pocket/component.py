@@ -1,0 +1,135 @@
+"""The loop that trains one embedded network: resumable, time-boxed, deterministic in (seed, step), with averaged weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from spf.config import ComponentConfig
+from spf.errors import TrainingError
+
+CHECKPOINT_SECONDS = 180
+LOG_STEPS = 50
+
+Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass
+class Component:
+    """A network, the loss of one step, and how to optimise it. `loss(step, generator)` draws its own batch."""
+
+    name: str
+    network: nn.Module
+    loss: Loss
+    config: ComponentConfig
+
+
+@dataclass
+class Progress:
+    step: int = 0
+    seconds: float = 0.0
+
+
+def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadline: float, device: torch.device) -> bool:
+    """Train until done or until `deadline` (time.monotonic()). Returns whether it is done.
+
+    `component.network` then holds the averaged weights. State is kept in `folder`, so the next call goes on.
+    """
+    config, network = component.config, component.network.to(device)
+    steps = math.ceil(config.samples / config.batch_size)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    path = folder / f"{component.name}.pt"
+    progress = _resume(path, component, optimizer, average, device)
+    generator = torch.Generator(device)
+    started, saved = time.monotonic() - progress.seconds, time.monotonic()
+    network.train()
+    bar = tqdm(total=steps, initial=progress.step, desc=component.name, unit="step", mininterval=5)
+    while progress.step < steps and time.monotonic() < deadline:
+        _step(component, optimizer, progress.step, generator.manual_seed(seed * 1_000_003 + progress.step), folder, device)
+        _blend(average, network, min(ema_decay, (1 + progress.step) / (10 + progress.step)))
+        progress.step += 1
+        progress.seconds = time.monotonic() - started
+        bar.update()
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(path, component, optimizer, average, progress)
+            saved = time.monotonic()
+    bar.close()
+    _save(path, component, optimizer, average, progress)
+    network.load_state_dict(average)
+    network.eval()
+    return progress.step >= steps
+
+
+def progress_of(folder: Path, name: str) -> Progress:
+    """How far a component has come; zeros if it has not started."""
+    path = folder / f"{name}.pt"
+    return Progress(**torch.load(path, weights_only=True)["progress"]) if path.exists() else Progress()
+
+
+def learning_rate(config: ComponentConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    seen = step * config.batch_size
+    warm = min(1.0, (seen + config.batch_size) / max(config.warmup_samples, 1))
+    return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, seen / config.samples))))
+
+
+def _step(component: Component, optimizer, step: int, generator: torch.Generator, folder: Path, device) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(component.config, step)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        loss, report = component.loss(step, generator)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(component.network.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if step % LOG_STEPS == 0:
+        values = {"component": component.name, "step": step, "samples": step * component.config.batch_size,
+                  "loss": float(loss), **{name: float(value) for name, value in report.items()}}
+        if not math.isfinite(values["loss"]):
+            raise TrainingError(f"{component.name}: the loss is not finite at step {step}; lower its learning_rate.")
+        with open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(values) + "\n")
+
+
+@torch.no_grad()
+def _blend(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    for name, value in network.state_dict().items():
+        if value.dtype.is_floating_point:
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+def _save(path: Path, component: Component, optimizer, average, progress: Progress) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(".partial")
+    torch.save({
+        "config": component.config.model_dump(mode="json"), "network": component.network.state_dict(),
+        "average": average, "optimizer": optimizer.state_dict(), "progress": vars(progress),
+    }, staged)
+    os.replace(staged, path)
+
+
+def _resume(path: Path, component: Component, optimizer, average, device) -> Progress:
+    if not path.exists():
+        return Progress()
+    state = torch.load(path, map_location=device, weights_only=True)
+    if state["config"] != component.config.model_dump(mode="json"):
+        raise TrainingError(
+            f"{path} was trained with another configuration of '{component.name}'; "
+            "restore that configuration, or move the file away to begin anew.")
+    component.network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    for name, value in state["average"].items():
+        average[name].copy_(value)
+    return Progress(**state["progress"])

@@ -1,0 +1,58 @@
+"""The embedded denoiser: diffusers' UNet2DConditionModel, noise prediction on cached latents, fresh captions every step."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from spf.config import ComponentConfig
+from spf.pocket import captions
+from spf.pocket.component import Component
+from spf.pocket.world import Portrait
+
+EMPTY_PROMPT_SHARE = 0.1  # trains the unconditional branch of classifier-free guidance
+MIN_SNR_GAMMA = 5.0
+
+
+def build(config: ComponentConfig) -> UNet2DConditionModel:
+    return UNet2DConditionModel(**config.architecture)
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1.5's noise schedule, sampled with 'trailing' steps so that sampling starts at pure noise."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing")
+
+
+def component(network: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: Tensor,
+              portraits: list[Portrait], config: ComponentConfig, device: torch.device) -> Component:
+    abar = scheduler().alphas_cumprod.to(device)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        index = torch.randint(len(portraits), (config.batch_size,), generator=generator, device=device).cpu()
+        x_0 = latents[index].to(device)
+        noise = torch.randn(x_0.shape, generator=generator, device=device)
+        t = torch.randint(len(abar), (len(x_0),), generator=generator, device=device)
+        signal = abar[t].view(-1, 1, 1, 1)
+        text = _embed(text_encoder, tokenizer, _captions([portraits[i] for i in index], random.Random(f"denoiser/{step}")))
+        prediction = network(signal.sqrt() * x_0 + (1 - signal).sqrt() * noise, t, text).sample
+        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
+        snr = abar[t] / (1 - abar[t])
+        return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean(), {"mse": error.detach().mean()}
+
+    return Component("denoiser", network, loss, config)
+
+
+def _captions(portraits: list[Portrait], rng: random.Random) -> list[str]:
+    return ["" if rng.random() < EMPTY_PROMPT_SHARE else captions.base_caption(portrait, rng) for portrait in portraits]
+
+
+@torch.no_grad()
+def _embed(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return text_encoder(ids.to(text_encoder.device)).last_hidden_state
