@@ -4,7 +4,7 @@ Shapes: B samples, H heads, N = h w image positions, T text tokens, D channels p
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,6 +24,11 @@ class AttentionLayer:
     grid: tuple[int, int]  # (h, w), N = h w
     image_key: Tensor | None = None  # Shape: (B, H, N, D)
     scale: float | None = None  # None: 1 / sqrt(D)
+
+    def rows(self, first: int) -> "AttentionLayer":
+        """The samples from `first` on, for example the conditional half of a guided pass."""
+        image_key = None if self.image_key is None else self.image_key[first:]
+        return replace(self, query=self.query[first:], text_key=self.text_key[first:], image_key=image_key)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -5,6 +5,7 @@ map attached the model lowers the alignment losses by enlarging its own noise di
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from spf.method.attention import AttentionLayer, phrase_maps
 from spf.method.precision import wide
 
 PhraseReduce = Literal["sum", "max", "mean"]
@@ -89,6 +91,34 @@ def refine(
     left = exclude_phrases(soft_map, phrase_maps, gamma, reduce)
     peak = left.amax((-2, -1), keepdim=True)  # (B, 1, 1)
     return torch.where(peak > floor, left / peak.clamp_min(floor), 0)
+
+
+def fine_control_map(
+    prediction_ref: Tensor,
+    prediction_res: Tensor,
+    layers: Sequence[AttentionLayer],
+    phrase_weights: Tensor,
+    gamma: Tensor,
+    norm: Literal["l1", "l2"] = "l1",
+    normalize: Literal["minmax", "none"] = "minmax",
+    layers_used: Literal["all", "middle"] = "all",
+    reduce: PhraseReduce = "sum",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Algorithm 1 lines 24-31, from both predictions and the response path's attention to the SFCM.
+
+    Returns M (B, H, W), A (B, P, H, W) and Mhat (B, H, W), on the grid of the predictions (B, C, H, W). Reading D9:
+    "middle" leaves out the finest grid (noisy) and the coarsest one, if others remain.
+    """
+    m = soft_map(prediction_ref, prediction_res, norm)
+    used = layers if layers_used == "all" else _middle(layers)
+    a = phrase_maps(used, phrase_weights, tuple(m.shape[-2:]), normalize)
+    return m, a, refine(m, a, gamma, reduce)
+
+
+def _middle(layers: Sequence[AttentionLayer]) -> Sequence[AttentionLayer]:
+    sizes = sorted({h * w for h, w in (layer.grid for layer in layers)})
+    kept = sizes[1:-1] or sizes
+    return [layer for layer in layers if layer.grid[0] * layer.grid[1] in kept]
 
 
 def alignment_weight(sfcm: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 _CONNECTIVES = "in with wearing holding on at under near against beside behind and"
 _VIEWS = "photo photograph picture image view portrait headshot shot close-up closeup painting drawing sketch render"
 _WORD_START, _WORD_END = r"(?<![\w'\u2019-])", r"(?![\w'\u2019-])"  # "built-in" and "on-screen" hold no connective
+_AFTER_VIEW = "|".join(rf"(?<=\b{view})" for view in _VIEWS.split())
 _BREAK = re.compile(
     r"[;\n\uff1b\uff0c\u3002\u3001]"  # the last four are the full-width ; , . and the list comma
     r"|(?<!\d)[.,]|[.,](?!\d)"  # not the points of "f/1.8" and "1,000"
     rf"|{_WORD_START}(?:{'|'.join(_CONNECTIVES.split())}){_WORD_END}"
-    rf"|(?:{'|'.join(rf'(?<=\b{view})' for view in _VIEWS.split())})\s+of{_WORD_END}",
+    rf"|(?:{_AFTER_VIEW})\s+of{_WORD_END}",
     re.IGNORECASE,
 )
 

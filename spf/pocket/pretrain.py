@@ -14,12 +14,36 @@ from open_clip import CLIP
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from spf.config import PretrainConfig
+from spf.backbones.checkpoints import home
+from spf.config import CONFIGS, REPOSITORY, PretrainConfig, load_yaml, parse
+from spf.errors import InvalidInput
 from spf.pocket import autoencoder, contrast, denoiser, tokenizer
 from spf.pocket.component import Component, fit, progress_of
 from spf.pocket.pictures import PictureSet, picture_set
 
 PARTS = ("autoencoder", "clip", "denoiser")
+
+
+def pretrain(preset: str, parts: tuple[str, ...], minutes: float, device: torch.device) -> bool:
+    """Train the parts of a preset (all if none is named) for so long, then write what there is to assets/<preset>.
+
+    Returns whether everything is trained to the end. Raises InvalidInput for an unknown preset or part.
+    """
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise InvalidInput("--part", f"'{unknown[0]}' is not known; choose from {', '.join(PARTS)}")
+    training = Pretraining(pretrain_config(preset), home() / "pretrain" / preset, device, minutes)
+    done = training.run(parts or PARTS)
+    if training.complete:
+        training.export(REPOSITORY / "assets" / preset)
+    return done
+
+
+def pretrain_config(preset: str) -> PretrainConfig:
+    """configs/pretrain/<preset>.yaml. Raises InvalidInput naming the presets that exist."""
+    presets = {path.stem: path for path in sorted((CONFIGS / "pretrain").glob("*.yaml"))}
+    if preset not in presets:
+        raise InvalidInput("preset", f"'{preset}' is not known; choose one of {', '.join(presets)}")
+    return parse(PretrainConfig, load_yaml(presets[preset]))
 
 
 class Pretraining:
@@ -33,7 +57,15 @@ class Pretraining:
 
     def run(self, parts: tuple[str, ...] = PARTS) -> bool:
         """Train the given parts; returns whether all of them are done."""
-        return all([getattr(self, f"train_{part}")() for part in parts])
+        for part in parts:
+            if not getattr(self, f"train_{part}")():
+                return False
+        return True
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part has weights, trained to the end or not."""
+        return all((self.folder / f"{part}.pt").exists() for part in PARTS)
 
     def train_autoencoder(self) -> bool:
         network = autoencoder.build(self.config.autoencoder)

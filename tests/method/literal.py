@@ -1,7 +1,7 @@
 """Algorithm 1, stage 2, lines 20-43, written out with loops and single numbers; the yardstick of test_algorithm.py.
 
-Deliberately shares nothing with spf.method: no SDPA, no interpolate, no pooling, no quantile, no batched call. A map is a
-list of rows of scalars, a phrase is a list of token indices, a batch is a loop. Slow and obvious.
+Deliberately shares nothing with spf.method: no SDPA, no interpolate, no pooling, no quantile, no batched call. A map
+is a list of rows of scalars, a phrase is a list of token indices, a batch is a loop. Slow and obvious.
 """
 
 import math
@@ -47,7 +47,7 @@ def upsample(m: Map, H: int, W: int) -> Map:
 
     def source(i: int, big: int, small: int) -> tuple[int, int, float]:
         x = max((i + 0.5) * small / big - 0.5, 0.0)
-        low = int(math.floor(x))
+        low = math.floor(x)
         return low, min(low + 1, small - 1), x - low
 
     out = []
@@ -68,9 +68,7 @@ def flatten(m: Map) -> list[Tensor]:
 
 
 def each(function, *maps: Map) -> Map:
-    return [
-        [function(*(m[i][j] for m in maps)) for j in range(len(maps[0][0]))] for i in range(len(maps[0]))
-    ]
+    return [[function(*(m[i][j] for m in maps)) for j in range(len(maps[0][0]))] for i in range(len(maps[0]))]
 
 
 def zero_map(H: int, W: int) -> Map:
@@ -125,7 +123,7 @@ def blur(m: Map) -> Map:
 def percentile(values: list[Tensor], q: float) -> Tensor:
     ordered = sorted(values, key=lambda v: v.item())
     rank = q * (len(ordered) - 1)
-    low = int(math.floor(rank))
+    low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 

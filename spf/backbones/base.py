@@ -1,0 +1,120 @@
+"""What every model family offers: one meaning of text, features, prediction and picture, so that no loss asks which it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from spf.method.attention import AttentionLayer
+from spf.method.diffusion import Objective
+from spf.method.phrases import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """Encoded prompts, and which of their tokens belong to what. T tokens, P phrases (padded with zero columns)."""
+
+    embeddings: Tensor  # Shape: (B, T, C), what the denoiser is conditioned on
+    base_mask: Tensor  # Shape: (B, T), 1 on word tokens of the base text (D4)
+    pad_mask: Tensor  # Shape: (B, T), 1 on padding
+    phrase_weights: Tensor  # Shape: (B, T, P), 1/len on the tokens of each phrase of the base text (D9)
+    target_weights: Tensor  # Shape: (B, T, K), 1/len on the tokens of each target phrase
+    prompts: tuple[Prompt, ...]  # as encoded, that is after trailing base phrases were dropped to fit (D3)
+
+    def phrase_means(self) -> tuple[Tensor, Tensor]:
+        """Mean embedding of each base phrase (B, P, C), and of all target phrases together (B, C): D10 'contextual'."""
+        phrases = self.phrase_weights.mT @ self.embeddings
+        return phrases, (self.target_weights.mT @ self.embeddings).mean(dim=1)
+
+    def with_embeddings(self, embeddings: Tensor) -> TextFeatures:
+        return replace(self, embeddings=embeddings)
+
+    def to(self, device: torch.device) -> TextFeatures:
+        return self.map(lambda tensor: tensor.to(device))
+
+    def __getitem__(self, rows: Sequence[int]) -> TextFeatures:
+        index = torch.as_tensor(rows)
+        kept = self.map(lambda tensor: tensor[index.to(tensor.device)])
+        return TextFeatures(**{**vars(kept), "prompts": tuple(self.prompts[i] for i in rows)})
+
+    def map(self, function) -> TextFeatures:
+        return TextFeatures(**{
+            name: function(value) if isinstance(value, Tensor) else value for name, value in vars(self).items()
+        })
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFeatures:
+    """One attention layer between text and image, seen the same way for both families.
+
+    F of Eq. 3 / Eq. 14 is attention(text, image_key, image_value); Eq. 4 / Eq. 15 compare `image`.
+    """
+
+    name: str
+    grid: tuple[int, int]  # (h, w), N = h w
+    text: Tensor  # Shape: (B, H, T, D)    U-Net: K of the text    MM-DiT: Q^txt
+    image_key: Tensor  # Shape: (B, H, N, D)    U-Net: Q               MM-DiT: K^vis
+    image_value: Tensor  # Shape: (B, H, N, D)    U-Net: Q               MM-DiT: V^vis
+    image: Tensor  # Shape: (B, H, N, D)    U-Net: Q               MM-DiT: Q^vis
+    attention: AttentionLayer  # what Eq. 6 / Eq. 17 need
+
+
+class Features(Protocol):
+    def layers(self) -> list[LayerFeatures]:
+        """The features of the last prediction made inside the `capture` block."""
+
+
+Trainable = Literal["full", "cross"]
+
+
+class SamplerStep(Protocol):
+    prev_sample: Tensor  # the less noisy latents
+    pred_original_sample: Tensor  # the one-step x_0
+
+
+class Sampler(Protocol):
+    """The part of a diffusers scheduler that sampling needs."""
+
+    timesteps: Tensor  # Shape: (S,), from noise to picture
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> SamplerStep: ...
+
+
+class Backbone(Protocol):
+    """A text-to-image model. Frozen apart from `trainable_parameters`; images are RGB in [-1, 1]."""
+
+    objective: Objective
+    denoiser: nn.Module
+    window: int  # tokens that fit the text encoder, special tokens included
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
+        """Prompts of one batch. Raises InvalidInput if a target phrase alone does not fit the window."""
+
+    def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
+        """The denoiser's answer for x_t (B, C, h, w) at t (B,), of the same shape."""
+
+    def capture(self) -> AbstractContextManager[Features]:
+        """Inside the block, `predict` also leaves its attention features; nothing about the prediction changes."""
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w): x_0 of the method."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents -> (B, 3, H, W), with gradient to the latents; unclamped."""
+
+    def sampler(self, num_inference_steps: int) -> Sampler:
+        """A fresh deterministic sampler."""
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a square picture."""
+
+    def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that a stage updates (D2), by their name in the denoiser."""
+
+    def fork(self) -> Backbone:
+        """The same model with its own copy of the denoiser; everything frozen is shared."""

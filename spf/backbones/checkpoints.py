@@ -1,0 +1,176 @@
+"""Loading models and customizations, and writing customizations. Safetensors only; files are written beside and renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from spf.backbones.base import Backbone
+from spf.backbones.unet import UNetBackbone
+from spf.config import REPOSITORY, ModelPreset, Name, Schema
+from spf.errors import CustomizationError, ModelNotFound
+
+SHIPPED = REPOSITORY / "assets" / "customizations"
+_WEIGHTS, _CARD = "weights.safetensors", "customization.json"
+_DENOISER_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def home() -> Path:
+    """Where this user's data lives: SPF_HOME, or `workspace/` in the repository. Not created by asking."""
+    return Path(os.environ.get("SPF_HOME") or REPOSITORY / "workspace").resolve()
+
+
+def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
+    """The pretrained model of a preset. Raises ModelNotFound naming the missing file and the remedy."""
+    if preset.family != "unet":
+        raise ModelNotFound(f"model: '{preset.name}' is of family '{preset.family}', which this version cannot run yet.")
+    if (missing := missing_file(preset)) is not None:
+        raise ModelNotFound(
+            f"model: {missing} does not exist; restore the folder, or train the model with "
+            f"'python -m spf pretrain {preset.name}'.")
+    folder = REPOSITORY / preset.pretrained_model_name_or_path
+    options = {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtype}
+    return UNetBackbone(
+        tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
+        text_encoder=CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", local_files_only=True, use_safetensors=True, dtype=dtype),
+        denoiser=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
+        vae=_autoencoder_class(folder).from_pretrained(folder, subfolder="vae", **options),
+        scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
+    ).to(torch.device(device))
+
+
+def missing_file(preset: ModelPreset) -> Path | None:
+    """The first file of a preset that is not there; transformers would quietly build an empty tokenizer without it."""
+    folder = REPOSITORY / preset.pretrained_model_name_or_path
+    parts = ("tokenizer/tokenizer.json", f"unet/{_DENOISER_WEIGHTS}", "text_encoder/model.safetensors",
+             f"vae/{_DENOISER_WEIGHTS}", "scheduler/scheduler_config.json")
+    return next((folder / part for part in parts if not (folder / part).is_file()), None)
+
+
+def denoiser_hash(preset: ModelPreset) -> str:
+    """SHA-256 of the pretrained denoiser's weights file: the identity of the model a customization belongs to."""
+    folder = REPOSITORY / preset.pretrained_model_name_or_path
+    digest = hashlib.sha256()
+    with open(folder / "unet" / _DENOISER_WEIGHTS, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class CustomizationCard(Schema):
+    """`customization.json`: what a customization is, and which model it changes."""
+
+    name: Name
+    model: Name
+    model_sha256: str
+    phrases: tuple[str, ...]
+    stage: str
+    created: str
+    summary: dict[str, str | int | float] = {}
+
+
+@dataclass(frozen=True)
+class Customization:
+    card: CustomizationCard
+    folder: Path
+
+    @property
+    def shipped(self) -> bool:
+        return self.folder.parent == SHIPPED
+
+    @property
+    def version(self) -> int:
+        """Changes when the weights are written anew."""
+        return (self.folder / _WEIGHTS).stat().st_mtime_ns
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The changed tensors of the denoiser, float32. Raises CustomizationError if the file is damaged."""
+        path = self.folder / _WEIGHTS
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise CustomizationError(f"customization: {path} cannot be read ({error}); teach it again or restore the file.") from None
+        if bad := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
+            raise CustomizationError(f"customization: {path} holds values that are not numbers ({bad[0]}); teach it again.")
+        return tensors
+
+
+def customizations() -> dict[str, Customization]:
+    """All readable customizations by name; the user's own come before shipped ones of the same name."""
+    found: dict[str, Customization] = {}
+    for root in (home() / "customizations", SHIPPED):
+        for path in sorted(root.glob(f"*/{_CARD}")):
+            try:
+                card = CustomizationCard(**json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError, ValidationError, OSError):
+                continue  # listed nowhere; asking for it by name says what is wrong
+            found.setdefault(card.name, Customization(card, path.parent))
+    return found
+
+
+def customization(name: str, preset: ModelPreset) -> Customization:
+    """The customization called `name`, checked to belong to the model. Raises CustomizationError with the remedy."""
+    known = customizations()
+    if name not in known:
+        choices = ", ".join(known) or "none yet: teach one first"
+        raise CustomizationError(f"customization: '{name}' does not exist or cannot be read; choose one of: {choices}.")
+    found = known[name]
+    if found.card.model_sha256 != denoiser_hash(preset):
+        raise CustomizationError(
+            f"customization: '{name}' was trained on another model than '{preset.name}' as it is now "
+            f"(its card says '{found.card.model}'); choose that model or teach it again.")
+    return found
+
+
+def apply(backbone: Backbone, tensors: Mapping[str, Tensor]) -> None:
+    """Put changed tensors into a backbone's denoiser, in place. Raises CustomizationError if they do not fit."""
+    own = backbone.denoiser.state_dict()
+    wrong = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
+    if wrong:
+        raise CustomizationError(f"customization: its tensor '{wrong[0]}' does not fit this model; choose the model it was trained on.")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            own[name].copy_(value)
+
+
+def save_customization(card: CustomizationCard, tensors: Mapping[str, Tensor], root: Path | None = None) -> Customization:
+    """Write a customization (fp16) as one folder that appears complete or not at all, replacing one of that name."""
+    root = root or home() / "customizations"
+    target, staged = root / card.name, root / f".{card.name}.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    weights = {name: value.detach().half().cpu().contiguous() for name, value in tensors.items()}
+    save_file(weights, staged / _WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
+    (staged / _CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
+    replaced = root / f".{card.name}.replaced-{time.time_ns()}"
+    if target.exists():
+        os.replace(target, replaced)
+    os.replace(staged, target)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return Customization(card, target)
+
+
+def changed_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors of `after` that differ from `before`."""
+    return {name: value for name, value in after.items() if not torch.equal(value.cpu(), before[name].cpu())}
+
+
+def _autoencoder_class(folder: Path):
+    name = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    return {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}[name]

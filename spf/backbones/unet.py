@@ -1,0 +1,136 @@
+"""Stable Diffusion 1.x and everything shaped like it: CLIP text encoder, U-Net with cross-attention, autoencoder."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from spf.backbones.base import LayerFeatures, TextFeatures, Trainable
+from spf.backbones.capture import capture
+from spf.backbones.tokens import tokenize
+from spf.method.attention import AttentionLayer, split_heads
+from spf.method.diffusion import EpsilonObjective
+from spf.method.phrases import Prompt
+
+CROSS_ATTENTION = "attn2"  # in a U-Net, attn1 is self-attention and attn2 attends from image to text
+# Appendix E: stage 2 updates the whole cross-attention module.
+_CROSS_PROJECTIONS = tuple(f"{CROSS_ATTENTION}.{name}." for name in ("to_q", "to_k", "to_v", "to_out"))
+
+
+@dataclass
+class UNetBackbone:
+    """The U-Net family of backbones.base.Backbone."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    denoiser: UNet2DConditionModel
+    vae: AutoencoderKL | AutoencoderTiny
+    scheduler: DDIMScheduler
+
+    def __post_init__(self) -> None:
+        for module in (self.text_encoder, self.denoiser, self.vae):
+            module.requires_grad_(False).eval()
+        self.objective = EpsilonObjective(self.scheduler.alphas_cumprod.to(self.device))
+        self.window = self.tokenizer.model_max_length
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.denoiser.config.in_channels, side, side
+
+    def sampler(self, num_inference_steps: int) -> DDIMScheduler:
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(num_inference_steps, device=self.device)
+        return scheduler
+
+    def fork(self) -> UNetBackbone:
+        return UNetBackbone(self.tokenizer, self.text_encoder, copy.deepcopy(self.denoiser), self.vae, self.scheduler)
+
+    def to(self, device: torch.device) -> UNetBackbone:
+        for module in (self.text_encoder, self.denoiser, self.vae):
+            module.to(device)
+        self.objective = self.objective.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
+        tokens = tokenize(self.tokenizer, prompts)
+        embeddings = self.text_encoder(tokens.ids.to(self.device)).last_hidden_state
+        return TextFeatures(
+            embeddings, tokens.base_mask, tokens.pad_mask, tokens.phrase_weights, tokens.target_weights, tokens.prompts,
+        ).to(self.device)
+
+    def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
+        return self.denoiser(x_t, t, text.embeddings).sample
+
+    @contextmanager
+    def capture(self) -> Iterator[_CrossAttention]:
+        names = [name for name, _ in self.denoiser.named_modules() if name.endswith(f".{CROSS_ATTENTION}")]
+        sites = [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")]
+        with capture(self.denoiser, sites) as outputs, _remember_grid(self.denoiser) as grid:
+            yield _CrossAttention(self.denoiser, names, outputs, grid)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        encoded = self.vae.encode(images)
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return latents * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+
+    def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self.denoiser.named_parameters():
+            if which == "full" or any(part in name for part in _CROSS_PROJECTIONS):
+                yield name, parameter
+
+
+@dataclass(frozen=True)
+class _CrossAttention:
+    """The captured projections of a prediction, as layer features."""
+
+    denoiser: nn.Module
+    names: list[str]
+    outputs: dict[str, Tensor]
+    latent_grid: dict[str, tuple[int, int]]
+
+    def layers(self) -> list[LayerFeatures]:
+        return [self._layer(name) for name in self.names]
+
+    def _layer(self, name: str) -> LayerFeatures:
+        module = self.denoiser.get_submodule(name)
+        q = split_heads(self.outputs[f"{name}.to_q"], module.heads)  # (B, H, N, D)
+        k = split_heads(self.outputs[f"{name}.to_k"], module.heads)  # (B, H, T, D)
+        grid = _grid(q.shape[2], self.latent_grid["latents"])
+        return LayerFeatures(
+            name=name, grid=grid, text=k, image_key=q, image_value=q, image=q,
+            attention=AttentionLayer(query=q, text_key=k, grid=grid, scale=module.scale))
+
+
+@contextmanager
+def _remember_grid(denoiser: nn.Module) -> Iterator[dict[str, tuple[int, int]]]:
+    """Height and width of the latents that the denoiser was last given."""
+    grid: dict[str, tuple[int, int]] = {}
+    handle = denoiser.register_forward_pre_hook(lambda _module, args: grid.update(latents=tuple(args[0].shape[-2:])))
+    try:
+        yield grid
+    finally:
+        handle.remove()
+
+
+def _grid(positions: int, latents: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of a layer with `positions` tokens; U-Nets halve both sides together, rounding up."""
+    h, w = latents
+    while h * w > positions:
+        h, w = math.ceil(h / 2), math.ceil(w / 2)
+    return h, w

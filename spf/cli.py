@@ -1,0 +1,185 @@
+"""The command line. Every verb turns flags into the schema of spf.config and hands over; errors are one clear line.
+
+Exit status: 0 done, 1 failed or cancelled, 2 bad input. Heavy imports wait until a verb needs them, so --help is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spf.errors import Cancelled, InvalidInput, SpfError, TrainingError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="SPF-Portrait Studio: text-to-portrait customization that changes only what you asked for.")
+dataset = typer.Typer(no_args_is_help=True, help="Picture sets: check one, or render one of the embedded world.")
+app.add_typer(dataset, name="dataset")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str | None, typer.Option(help="torch device such as cpu or cuda; the best one by default.")]
+
+
+def main() -> None:
+    """Run the command line; SpfError becomes one line on standard error and a status."""
+    try:
+        app()
+    except (Cancelled, TrainingError) as error:
+        _fail(error, 1)
+    except SpfError as error:
+        _fail(error, 2)
+    except KeyboardInterrupt:
+        _fail("stopped.", 130)
+
+
+def _fail(message: object, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder for original.png customized.png sfcm.png maps.npz result.json.")],
+    base: Annotated[str, typer.Option(help="Base text: the portrait as the original model draws it.")],
+    target: Annotated[list[str], typer.Option(help="What should change; repeat for more.")] = [],  # noqa: B006
+    model: Annotated[str, typer.Option(help="Model preset of configs/models.")] = "pocket",
+    customization: Annotated[str | None, typer.Option(help="Name of a customization.")] = None,
+    negative_prompt: Annotated[str, typer.Option()] = "",
+    seed: Annotated[str, typer.Option()] = "0",
+    steps: Annotated[str | None, typer.Option(help="Denoising steps; the model's default if left out.")] = None,
+    guidance_scale: Annotated[str | None, typer.Option(help="The model's default if left out.")] = None,
+    map_steps: Annotated[str, typer.Option(help="At how many steps M and the SFCM are drawn.")] = "5",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Draw original and customized portrait from one seed, with the SFCM."""
+    from spf import config
+
+    preset = config.model_preset(model)
+    request = config.parse(config.GenerationRequest, {
+        "model": model, "customization": customization, "base_text": base, "target_texts": tuple(target),
+        "negative_prompt": negative_prompt, "seed": seed,
+        "num_inference_steps": preset.num_inference_steps if steps is None else steps,
+        "guidance_scale": preset.guidance_scale if guidance_scale is None else guidance_scale, "map_steps": map_steps})
+    from spf.generation.history import describe, write_result
+    from spf.generation.service import GenerationService
+
+    result = GenerationService(_device(device)).generate(request)
+    folder = write_result(result, out)
+    _report(describe(result), as_json, f"Written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, typer.Option(help="Folder of pictures with metadata.jsonl.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the customization to write.")] = None,
+    model: Annotated[str, typer.Option(help="Model preset of configs/models.")] = "pocket",
+    preset: Annotated[str, typer.Option(help="Training preset of configs/training.")] = "quick",
+    stage: Annotated[str, typer.Option(help="both, 1 or 2.")] = "both",
+    initial_customization: Annotated[str | None, typer.Option(help="What stage 2 alone starts from.")] = None,
+    assignments: Annotated[list[str], typer.Option("--set", help="key=value, for example stage2.learning_rate=1e-4.")] = [],  # noqa: B006
+    run: Annotated[Path | None, typer.Option(help="Carry out the run prepared in this folder.", hidden=True)] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Teach a phrase from a folder of pictures: stage 1, then stage 2."""
+    from spf import config
+    from spf.training.run_folder import RunFolder
+
+    if run is None:
+        values: dict[str, Any] = {"model": model, "data": _absolute(data), "name": name, "stage": stage}
+        if initial_customization:
+            values["initial_customization"] = initial_customization
+        settings = config.train_config(preset, values | config.parse_assignments(assignments))
+        from spf.jobs.store import prepare
+
+        folder = prepare(settings)
+    else:
+        folder = RunFolder(run)
+        settings = folder.config()
+    from spf.training.run import Run
+
+    written = Run(settings, folder, _device(device)).execute()
+    _report({"customization": written.card.model_dump(), "folder": str(written.folder), "run": folder.id}, as_json,
+            f"Customization '{written.card.name}' is written to {written.folder}.")
+
+
+@dataset.command("check")
+def dataset_check(folder: Path, as_json: Json = False) -> None:
+    """One report on a picture folder that names every problem; exit status 2 if it cannot be trained on."""
+    from spf.data.check import check_folder
+
+    report = check_folder(folder)
+    _report(report.to_dict(), as_json, report.to_text())
+    if not report.ok:
+        raise SystemExit(2)
+
+
+@dataset.command("render")
+def dataset_render(
+    attribute: Annotated[str, typer.Option(help="Held-out attribute, for example winter-hat.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    count: Annotated[int, typer.Option()] = 64,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Pictures of the embedded world that show one held-out attribute. Same arguments, same bytes."""
+    from spf.pocket.dataset import render_folder
+
+    render_folder(attribute, count, out, seed)
+    print(f"{count} pictures of '{attribute}' are written to {out}.")
+
+
+@app.command()
+def pretrain(
+    words: Annotated[list[str], typer.Argument(metavar="[score] PRESET", help="'score' measures the committed weights.")],
+    minutes: Annotated[float, typer.Option(help="Stop after this long; the next call goes on.")] = 1e9,
+    part: Annotated[list[str], typer.Option(help="Train only this part; repeat for more.")] = [],  # noqa: B006
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Train an embedded model from nothing, or measure it."""
+    if len(words) == 2 and words[0] == "score":
+        from spf.pocket.score import score
+
+        report = score(words[1], _device(device))
+        _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
+    elif len(words) == 1:
+        from spf.pocket.pretrain import pretrain as run_pretraining
+
+        done = run_pretraining(words[0], tuple(part), minutes, _device(device))
+        print("All parts are trained." if done else "Time is up; the same command goes on from here.")
+    else:
+        raise InvalidInput("pretrain", "takes a preset, or 'score' and a preset, for example 'pretrain pocket'")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Versions, device, memory, models found, what is missing and how to get it."""
+    from spf.doctor import diagnose
+
+    report = diagnose()
+    _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
+    if report["problems"]:
+        raise SystemExit(1)
+
+
+def _device(name: str | None):
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError):
+        raise InvalidInput("--device", f"'{name}' cannot be used here; leave it out, or use cpu") from None
+    return device
+
+
+def _absolute(folder: str | None) -> str | None:
+    return str(Path(folder).resolve()) if folder else folder
+
+
+def _report(values: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else text)

@@ -1,0 +1,87 @@
+"""CLIP embeddings by open_clip: of texts, cached by string, and of images, with gradient to the image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from spf.errors import ModelNotFound
+
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+class Clip:
+    """A frozen CLIP. Embeddings are L2-normalised, (B, D) float32."""
+
+    def __init__(self, model: open_clip.CLIP, tokenize, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.model = model.float().eval().requires_grad_(False)
+        self._tokenize = tokenize
+        self._texts: dict[str, Tensor] = {}
+        size = model.visual.image_size
+        self.image_size = size if isinstance(size, tuple) else (size, size)
+        self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Clip:
+        """An open_clip folder with a `tokenizer/` in CLIPTokenizer format. Raises ModelNotFound naming what is missing."""
+        for name in (_CONFIG, _WEIGHTS, "tokenizer/tokenizer.json"):
+            if not (folder / name).is_file():  # open_clip itself would return random weights, transformers an empty vocabulary
+                raise ModelNotFound(f"clip: {folder / name} does not exist; restore it or choose another model.")
+        preprocess = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["preprocess_cfg"]
+        model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        return cls(model, _ClipTokens(tokenizer), preprocess["mean"], preprocess["std"])
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+    def to(self, device: torch.device) -> Clip:
+        self.model.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        self._texts.clear()
+        return self
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """(N, D) for N texts; every distinct string is encoded once in the life of this object."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if new:
+            embedded = self.model.encode_text(self._tokenize(new).to(self.device), normalize=True)
+            self._texts.update(zip(new, embedded.float(), strict=True))
+        if not texts:
+            return torch.zeros(0, self.model.text_projection.shape[-1], device=self.device)
+        return torch.stack([self._texts[text] for text in texts])
+
+    def embed_text_lists(self, texts: list[list[str]]) -> Tensor:
+        """(B, P, D) for B lists of at most P texts, zero rows where a list is shorter."""
+        longest = max(map(len, texts), default=0)
+        width = self.model.text_projection.shape[-1]
+        padded = torch.zeros(len(texts), longest, width, device=self.device)
+        for row, items in enumerate(texts):
+            padded[row, :len(items)] = self.embed_texts(items)
+        return padded
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [-1, 1] -> (B, D), with gradient; clamped and resized (bicubic, antialiased) first (D16)."""
+        images = images.float().clamp(-1, 1) / 2 + 0.5
+        if images.shape[-2:] != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return self.model.encode_image((images - self._mean) / self._std, normalize=True).float()
+
+
+class _ClipTokens:
+    """CLIPTokenizer ids as open_clip wants them: zeros after the end token, which it finds as the largest id."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        self._tokenizer = tokenizer
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        encoded = self._tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        return encoded.input_ids * encoded.attention_mask

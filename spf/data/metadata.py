@@ -1,0 +1,120 @@
+"""metadata.jsonl, the imagefolder convention with two text columns: its rows, and the rules for the two texts."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spf.config import MAX_TEXT
+from spf.data.problems import Problem, shown
+from spf.method.phrases import split_phrases
+
+METADATA = "metadata.jsonl"
+KEYS = ("file_name", "base_text", "target_text")
+EXAMPLE = (
+    '{"file_name": "a.png", "base_text": "a portrait of a person with red hair", "target_text": "a winter hat"}')
+MAX_METADATA_BYTES = 64 * 2**20
+
+_EXAMPLES = json.loads(EXAMPLE)
+_JSON_TYPES = {
+    int: "a number", float: "a number", bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of metadata.jsonl; white space in the texts is normalised, and a text that is no text is ""."""
+
+    line: int
+    file_name: str
+    base_text: str
+    target_text: str
+
+
+def read_rows(path: Path) -> tuple[list[Row], list[Problem]]:
+    """Every line that names a file, and what is wrong with the lines; OSError if the file itself cannot be read.
+
+    A row may be listed although its line also has a problem: its picture can then still be looked at.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(MAX_METADATA_BYTES + 1)
+    if len(content) > MAX_METADATA_BYTES:
+        message = f"is larger than {MAX_METADATA_BYTES // 2**20} MiB; split the set into several folders"
+        return [], [Problem(METADATA, 0, "bad-metadata", message)]
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return [], [Problem(METADATA, 0, "bad-metadata", "is saved as UTF-16; save it as UTF-8")]
+    rows, problems = [], []
+    for line, text in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if text.strip():
+            row, found = read_row(line, text)
+            problems += found
+            rows += [row] if row else []
+    return rows, problems
+
+
+def read_row(line: int, text: bytes) -> tuple[Row | None, list[Problem]]:
+    """One line; no row if it does not name a file."""
+    try:
+        values = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None, [Problem("", line, "not-utf8", "is not UTF-8 text; save metadata.jsonl as UTF-8")]
+    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: integers of 5,000 digits, deep nesting
+        reason = shown(str(error))
+        return None, [Problem("", line, "bad-json", f"is not valid JSON ({reason}); expected {EXAMPLE}")]
+    if not isinstance(values, dict):
+        return None, [Problem("", line, "not-an-object", f"is not a JSON object; expected {EXAMPLE}")]
+    complaints = _complaints(values, KEYS)
+    name, base, target = (value if isinstance(value := values.get(key), str) else "" for key in KEYS)
+    row = Row(line, name, clean(base), clean(target)) if _complaint(values, "file_name") is None else None
+    return row, [Problem(name, line, kind, message) for kind, message in complaints]
+
+
+def to_line(file_name: str, base_text: str, target_text: str) -> str:
+    """One line of metadata.jsonl, line feed included."""
+    return json.dumps(dict(zip(KEYS, (file_name, base_text, target_text), strict=True)), ensure_ascii=False) + "\n"
+
+
+def clean(text: str) -> str:
+    """White space as in config.GenerationRequest, so that training and generation see the same string."""
+    return " ".join(text.split())
+
+
+def text_complaints(base_text: str, target_text: str) -> list[tuple[str, str]]:
+    """(kind, message) of everything that makes this pair of texts unusable."""
+    return _complaints({"base_text": base_text, "target_text": target_text}, KEYS[1:])
+
+
+def names_target(base_text: str, target_text: str) -> bool:
+    """Whether the base text already says the target phrase, as whole words."""
+    target = _plain(target_text)
+    return bool(target) and re.search(rf"(?<!\w){re.escape(target)}(?!\w)", _plain(base_text)) is not None
+
+
+def _complaints(values: dict[str, Any], keys: tuple[str, ...]) -> list[tuple[str, str]]:
+    found = {key: complaint for key in keys if (complaint := _complaint(values, key))}
+    if found.keys().isdisjoint(KEYS[1:]) and _plain(values["base_text"]) == _plain(values["target_text"]):
+        message = "'target_text' equals 'base_text'; write only what should change"
+        found["target_text"] = ("target-equals-base", message)
+    return list(found.values())
+
+
+def _complaint(values: dict[str, Any], key: str) -> tuple[str, str] | None:
+    """(kind, message) of what makes the value of one key unusable."""
+    if key not in values:
+        return "missing-key", f"has no '{key}'; expected {EXAMPLE}"
+    text = values[key]
+    if not isinstance(text, str):
+        return "wrong-type", f"'{key}' is {_JSON_TYPES.get(type(text), type(text).__name__)}, not text; expected {EXAMPLE}"
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        return "bad-characters", f"'{key}' holds a NUL or half a character; remove it"
+    if len(text) > MAX_TEXT:
+        return "text-too-long", f"'{key}' has {len(text):,} characters; use at most {MAX_TEXT:,}"
+    if not (text.strip() if key == "file_name" else split_phrases(clean(text))):
+        return "empty-text", f"'{key}' says nothing; write for example '{_EXAMPLES[key]}'"
+    return None
+
+
+def _plain(text: str) -> str:
+    return clean(text).strip(" ,.").casefold()

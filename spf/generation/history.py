@@ -1,0 +1,127 @@
+"""Results on disk: a pair with its maps in one folder, and PNGs that carry the settings they were made with."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import spf
+from spf.config import GenerationRequest, parse
+from spf.errors import InvalidInput
+from spf.generation.request import GenerationResult
+from spf.metrics.preservation import resized_map
+
+CHUNK = "spf"  # our own JSON, which restores the form
+INFOTEXT = "parameters"  # the text that other tools read
+
+
+def save_result(result: GenerationResult, root: Path) -> Path:
+    """Write a result into a new folder root/<date>/<time>-<seed>; the folder appears complete or not at all."""
+    day = root / time.strftime("%Y-%m-%d")
+    name, number = f"{time.strftime('%H%M%S')}-{result.request.seed}", 0
+    while (target := day / (f"{name}-{number}" if number else name)).exists():
+        number += 1
+    return write_result(result, target)
+
+
+def write_result(result: GenerationResult, target: Path) -> Path:
+    """Write `original.png customized.png sfcm.png maps.npz result.json` as the folder `target`, replacing those files."""
+    staged = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    info = _png_info(result)
+    result.original.save(staged / "original.png", pnginfo=info)
+    result.customized.save(staged / "customized.png", pnginfo=info)
+    if result.maps:
+        _save_maps(result, staged)
+    (staged / "result.json").write_text(json.dumps(describe(result), indent=2, ensure_ascii=False), encoding="utf-8")
+    if target.exists():  # a folder the user named: only our own files in it are replaced
+        for path in staged.iterdir():
+            os.replace(path, target / path.name)
+        staged.rmdir()
+    else:
+        os.replace(staged, target)
+    return target
+
+
+def describe(result: GenerationResult) -> dict[str, Any]:
+    """`result.json`: every setting, the phrases with their character spans, timings and metrics of the pair."""
+    prompt = result.prompt
+    return {
+        "spf_version": spf.__version__,
+        "request": result.request.model_dump(mode="json"),
+        "prompt": prompt.text,
+        "phrases": [{"text": p.text, "start": p.start, "end": p.end, "gamma": round(float(gamma), 4)}
+                    for p, gamma in zip(prompt.phrases, result.gamma, strict=True)],
+        "targets": [{"text": p.text, "start": p.start, "end": p.end} for p in prompt.targets],
+        "map_timesteps": [maps.timestep for maps in result.maps],
+        "seconds": result.seconds,
+        "metrics": result.metrics,
+    }
+
+
+def read_request(png: bytes | Path) -> GenerationRequest:
+    """The request a PNG of ours was made with. Raises InvalidInput if it carries none."""
+    try:
+        with Image.open(io.BytesIO(png) if isinstance(png, bytes) else png, formats=["PNG"]) as image:
+            text = image.text.get(CHUNK)
+    except (OSError, ValueError, SyntaxError):
+        raise InvalidInput("picture", "is not a PNG file that can be read") from None
+    if text is None:
+        raise InvalidInput("picture", "carries no SPF-Portrait settings; choose a PNG that this app has written")
+    try:
+        values = json.loads(text)["request"]
+    except (ValueError, KeyError, TypeError):
+        raise InvalidInput("picture", "carries damaged settings; choose another PNG") from None
+    return parse(GenerationRequest, values)
+
+
+def infotext(result: GenerationResult) -> str:
+    """The settings in the line format that image tools share: prompt, negative prompt, then 'key: value' pairs."""
+    request = result.request
+    lines = [result.prompt.text]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    width, height = result.customized.size
+    pairs = {
+        "Steps": request.num_inference_steps, "Sampler": "DDIM", "CFG scale": request.guidance_scale,
+        "Seed": request.seed, "Size": f"{width}x{height}", "Model": request.model,
+        "Customization": request.customization or "none", "Version": f"spf-portrait {spf.__version__}",
+    }
+    return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items())])
+
+
+def _png_info(result: GenerationResult) -> PngInfo:
+    info = PngInfo()
+    info.add_itxt(INFOTEXT, infotext(result))
+    info.add_itxt(CHUNK, json.dumps({"version": spf.__version__, "request": result.request.model_dump(mode="json")}))
+    return info
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
+
+
+def _save_maps(result: GenerationResult, folder: Path) -> None:
+    sfcm = resized_map(result.mean_map("sfcm"), result.original.size)
+    Image.fromarray((sfcm * 255).round().astype(np.uint8)).save(folder / "sfcm.png")
+    np.savez_compressed(
+        folder / "maps.npz",
+        timesteps=np.array([maps.timestep for maps in result.maps]),
+        soft_map=np.stack([maps.soft_map for maps in result.maps]),
+        sfcm=np.stack([maps.sfcm for maps in result.maps]),
+        phrase_maps=np.stack([maps.phrase_maps for maps in result.maps]),
+        target_maps=np.stack([maps.target_maps for maps in result.maps]),
+        gamma=result.gamma,
+    )

@@ -1,0 +1,171 @@
+"""One generation: original and customized portrait from the same initial latent, and the maps of the same passes.
+
+What the maps need runs beside the two paths, never in a batch with them, so asking for maps changes no pixel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spf.backbones.base import Backbone, TextFeatures
+from spf.clip import Clip
+from spf.config import GenerationRequest, MethodConfig
+from spf.errors import Cancelled
+from spf.generation.request import GenerationResult, StepMaps, StepView
+from spf.method import control_map
+from spf.method.attention import AttentionLayer, phrase_maps
+from spf.method.phrases import join_prompt
+from spf.metrics.preservation import mean_absolute_difference, resized_map
+
+OnStep = Callable[[StepView], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """What is kept of a finished reference path."""
+
+    image: Image.Image
+    previews: dict[int, Image.Image]  # by step
+
+
+class Pair:
+    """Both paths in step. `reference` and `response` may be the same backbone (nothing customized)."""
+
+    def __init__(self, reference: Backbone, response: Backbone, clip: Clip, resolution: int,
+                 request: GenerationRequest, method: MethodConfig):
+        self.reference, self.response, self.clip, self.request, self.method = reference, response, clip, request, method
+        self.original: Original | None = None  # set by `run`
+        negative = join_prompt(request.negative_prompt, ())
+        prompt = join_prompt(request.base_text, request.target_texts)
+        self.full = reference.encode_prompts([negative, prompt])  # row 0 guides away, row 1 is the prompt
+        self.prompt = self.full.prompts[1]  # as it fits the encoder
+        self.base = reference.encode_prompts([negative, join_prompt(self.prompt.base.text, ())])
+        self.gamma = self._gamma()  # (1, P)
+        self.sampler = reference.sampler(request.num_inference_steps)
+        self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
+        generator = torch.Generator().manual_seed(request.seed)  # on the CPU: a seed means the same on every device
+        self.noise = torch.randn(1, *reference.latent_shape(resolution), generator=generator).to(self.gamma.device)
+        self.seconds = {"original": 0.0, "customized": 0.0, "maps": 0.0}
+
+    @property
+    def original_key(self) -> tuple:
+        """Everything that the reference path depends on, besides the model."""
+        request = self.request
+        return (self.prompt.base.text, request.negative_prompt, request.seed, request.num_inference_steps,
+                request.guidance_scale, self.drawn)
+
+    def run(self, known: Original | None = None, on_step: OnStep | None = None,
+            is_cancelled: Callable[[], bool] = lambda: False) -> GenerationResult:
+        """The result; `known` is an earlier `original` with the same `original_key`. Raises Cancelled."""
+        x_ref = x_res = self.noise
+        previews = dict(known.previews) if known else {}
+        maps: list[StepMaps] = []
+        for step, t in enumerate(self.sampler.timesteps):
+            if is_cancelled():
+                raise Cancelled("Generation was cancelled.")
+            if known is None:
+                with self._timed("original"):
+                    x_ref, x_0 = self._advance(self.reference, self.base, x_ref, t)
+                    if step in self.drawn:
+                        previews[step] = self._picture(x_0)
+            if step not in self.drawn:
+                with self._timed("customized"):
+                    x_res, _ = self._advance(self.response, self.full, x_res, t)
+                continue
+            x_res, x_0, step_maps = self._advance_and_measure(step, x_res, t)
+            maps.append(step_maps)
+            if on_step:
+                view = StepView(step, len(self.sampler.timesteps), previews[step], self._picture(x_0), step_maps)
+                on_step(view)
+        self.original = known or Original(self._picture(x_ref), previews)
+        return self._finish(self._picture(x_res), maps)
+
+    def _advance(self, backbone: Backbone, text: TextFeatures, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """One guided step: the next latents and the one-step x_0."""
+        return self._sample(backbone.predict(x_t.expand(2, -1, -1, -1), t.expand(2), text), x_t, t)
+
+    def _advance_and_measure(self, step: int, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, StepMaps]:
+        """The same step of the response path with its features kept, then the maps that hold for this very x_t."""
+        with self._timed("customized"), self.response.capture() as features:
+            prediction = self.response.predict(x_t.expand(2, -1, -1, -1), t.expand(2), self.full)
+        with self._timed("maps"):
+            reference = self.reference.predict(x_t, t[None], self.base[[1]])  # Eq. 5 asks for the same x_t
+            maps = self._maps(step, t, reference, prediction[1:], [layer.attention.rows(1) for layer in features.layers()])
+        return *self._sample(prediction, x_t, t), maps
+
+    def _sample(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        unconditional, conditional = prediction.chunk(2)
+        guided = unconditional + self.request.guidance_scale * (conditional - unconditional)
+        sampled = self.sampler.step(guided, t, x_t)
+        return sampled.prev_sample, sampled.pred_original_sample
+
+    def _maps(self, step: int, t: Tensor, reference: Tensor, response: Tensor, layers: list[AttentionLayer]) -> StepMaps:
+        text, method = self.full[[1]], self.method
+        m, attention, m_hat = control_map.fine_control_map(
+            reference, response, layers, text.phrase_weights, self.gamma, norm=method.soft_map_norm,
+            normalize=method.phrase_normalization, layers_used=method.map_layers, reduce=method.phrase_reduce)
+        targets = phrase_maps(layers, text.target_weights, tuple(m.shape[-2:]))
+        m, m_hat, attention, targets = (value[0].float().cpu().numpy() for value in (m, m_hat, attention, targets))
+        return StepMaps(step, int(t), m, m_hat, attention[:len(self.prompt.phrases)], targets[:len(self.prompt.targets)])
+
+    def _gamma(self) -> Tensor:
+        if not self.prompt.targets:
+            return torch.zeros(1, len(self.prompt.phrases), device=self.full.embeddings.device)
+        if self.method.gamma == "contextual":
+            return control_map.phrase_relevance(*self.full[[1]].phrase_means())
+        phrases = self.clip.embed_text_lists([[phrase.text for phrase in self.prompt.phrases]])
+        return control_map.phrase_relevance(phrases, self.clip.embed_texts([self.prompt.target.text]))
+
+    def _picture(self, latents: Tensor) -> Image.Image:
+        return to_pictures(self.reference.decode(latents))[0]
+
+    def _finish(self, customized: Image.Image, maps: list[StepMaps]) -> GenerationResult:
+        result = GenerationResult(
+            self.request, self.original.image, customized, self.prompt, self.gamma.cpu().numpy()[0], maps,
+            seconds={name: round(value, 4) for name, value in self.seconds.items()})
+        result.metrics.update(self._metrics(result))
+        return result
+
+    def _metrics(self, result: GenerationResult) -> dict[str, float]:
+        values = {"mean_absolute_difference": mean_absolute_difference(result.original, result.customized)}
+        if result.maps:
+            outside = resized_map(result.mean_map("sfcm"), result.original.size) < 0.5
+            values["outside_sfcm"] = mean_absolute_difference(result.original, result.customized, outside)
+        if self.prompt.targets:
+            pictures = torch.cat([to_tensor(result.original), to_tensor(result.customized)])
+            images = self.clip.embed_images(pictures.to(self.clip.device))
+            texts = self.clip.embed_texts([self.prompt.base.text, self.prompt.text])
+            base, full = (images[1] @ texts.T).tolist()
+            values |= {"clip_target_margin": full - base, "clip_image_similarity": float(images[0] @ images[1])}
+        return {name: round(value, 5) for name, value in values.items()}
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+
+def drawn_steps(num_inference_steps: int, map_steps: int) -> tuple[int, ...]:
+    """Which steps draw maps: `map_steps` of them, evenly spread, the last step always among them."""
+    count = min(map_steps, num_inference_steps)
+    return tuple(round((i + 1) * num_inference_steps / count) - 1 for i in range(count))
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [-1, 1], clamped here -> RGB pictures."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in pixels]
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as (1, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.asarray(picture, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]

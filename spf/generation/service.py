@@ -1,0 +1,88 @@
+"""Loads models and customizations once, remembers original portraits, and runs one generation at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spf import config
+from spf.backbones import checkpoints
+from spf.backbones.base import Backbone
+from spf.clip import Clip
+from spf.config import GenerationRequest, MethodConfig, ModelPreset
+from spf.generation.pair import OnStep, Original, Pair
+from spf.generation.request import GenerationResult
+
+ORIGINALS_KEPT = 32  # pictures and previews; one of the pocket model takes 300 kB
+RESPONSES_KEPT = 3  # customized denoisers in memory
+
+
+@dataclass(frozen=True)
+class _Model:
+    preset: ModelPreset
+    reference: Backbone
+    clip: Clip
+
+
+class GenerationService:
+    """Loads each model once. One generation at a time per service; others wait for the lock."""
+
+    def __init__(self, device: torch.device | str | None = None, method: MethodConfig | None = None):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.method = method or MethodConfig()
+        self._models: dict[str, _Model] = {}
+        self._responses: OrderedDict[Any, Backbone] = OrderedDict()
+        self._originals: OrderedDict[Any, Original] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def load(self, model: str) -> ModelPreset:
+        """Make sure that a model is in memory. Raises ModelNotFound."""
+        with self._lock:
+            return self._model(model).preset
+
+    def generate(self, request: GenerationRequest, on_step: OnStep | None = None,
+                 is_cancelled: Callable[[], bool] = lambda: False) -> GenerationResult:
+        """Run both paths. `on_step` sees every step that draws maps; `is_cancelled` is asked before every step.
+
+        A swapped phrase re-renders only the response path: the original of the same text, seed and settings is kept.
+        Raises Cancelled, InvalidInput, ModelNotFound or CustomizationError.
+        """
+        with self._lock, torch.inference_mode():
+            model = self._model(request.model)
+            pair = Pair(model.reference, self._response(request), model.clip, model.preset.resolution, request, self.method)
+            key = (request.model, pair.original_key)
+            result = pair.run(self._originals.get(key), on_step, is_cancelled)
+            _remember(self._originals, key, pair.original, ORIGINALS_KEPT)
+            return result
+
+    def _model(self, name: str) -> _Model:
+        if name not in self._models:
+            preset = config.model_preset(name)
+            clip = Clip.from_folder(config.REPOSITORY / preset.clip).to(self.device)
+            self._models[name] = _Model(preset, checkpoints.load_backbone(preset, self.device), clip)
+        return self._models[name]
+
+    def _response(self, request: GenerationRequest) -> Backbone:
+        """The customized model; the reference itself where no customization is asked for."""
+        model = self._model(request.model)
+        if request.customization is None:
+            return model.reference
+        found = checkpoints.customization(request.customization, model.preset)
+        key = (request.model, found.folder, found.version)
+        if key not in self._responses:
+            response = model.reference.fork()
+            checkpoints.apply(response, found.tensors())
+            _remember(self._responses, key, response, RESPONSES_KEPT)
+        return self._responses[key]
+
+
+def _remember(cache: OrderedDict, key: Any, value: Any, limit: int) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > limit:
+        cache.popitem(last=False)

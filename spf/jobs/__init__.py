@@ -1,0 +1,1 @@
+"""Training as detached child processes whose state is on disk."""

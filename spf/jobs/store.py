@@ -1,0 +1,93 @@
+"""Starts, lists and cancels training runs. A run is a child process in its own session: it outlives page and server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from spf.backbones.checkpoints import home
+from spf.config import REPOSITORY, TrainConfig
+from spf.errors import TrainingError
+from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
+
+
+
+def runs_root() -> Path:
+    return home() / "runs"
+
+
+def runs() -> list[RunFolder]:
+    """All runs, newest first."""
+    return [RunFolder(path.parent) for path in sorted(runs_root().glob("*/status.json"), reverse=True)]
+
+
+def run(run_id: str) -> RunFolder:
+    """The run called `run_id`. Raises TrainingError for an unknown one."""
+    known = {folder.id: folder for folder in runs()}
+    if run_id not in known:
+        raise TrainingError(f"run: '{run_id}' does not exist; choose one from the list of runs.")
+    return known[run_id]
+
+
+def status(folder: RunFolder) -> RunStatus:
+    """The run's status; a run whose process is gone without a word becomes 'interrupted'."""
+    current = folder.status()
+    if current.state in FINAL_STATES or _alive(current):
+        return current
+    current = folder.status()  # it may have ended between the two looks
+    if current.state in FINAL_STATES:
+        return current
+    ended = current.model_copy(update={
+        "state": "interrupted", "eta": None, "message": "The training process ended without finishing; see the log."})
+    folder.write_status(ended)
+    return ended
+
+
+def active() -> RunFolder | None:
+    """The run that occupies the device, if any."""
+    return next((folder for folder in runs() if status(folder).state in ("queued", "running")), None)
+
+
+def prepare(config: TrainConfig) -> RunFolder:
+    """The folder of a run that is about to start. Raises TrainingError while another one occupies the device."""
+    if (busy := active()) is not None:
+        state = status(busy)
+        raise TrainingError(
+            f"A training run is already under way ({busy.id}, step {state.step} of {state.total_steps}); "
+            "wait until it is done, or cancel it.")
+    return RunFolder.create(runs_root(), config)
+
+
+def start(config: TrainConfig) -> RunFolder:
+    """Start a training run in the background. Raises TrainingError while another one occupies the device."""
+    folder = prepare(config)
+    with open(folder.path / "log.txt", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "spf", "train", "--run", str(folder.path)], stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT, cwd=REPOSITORY, start_new_session=True,
+            env={**os.environ, "SPF_HOME": str(home()), "PYTHONUNBUFFERED": "1"})
+    created = psutil.Process(process.pid).create_time()
+    if folder.status().state == "queued":  # the child has not taken over yet
+        folder.write_status(RunStatus(state="queued", pid=process.pid, pid_created=created))
+    return folder
+
+
+def cancel(run_id: str) -> RunFolder:
+    """Ask a run to stop after its current step."""
+    folder = run(run_id)
+    folder.request_cancel()
+    return folder
+
+
+def _alive(current: RunStatus) -> bool:
+    if current.pid is None:
+        return False
+    try:
+        process = psutil.Process(current.pid)
+        return abs(process.create_time() - (current.pid_created or 0)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,1 @@
+"""Stage 1, stage 2, and the loop that runs either."""

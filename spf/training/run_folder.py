@@ -1,0 +1,122 @@
+"""A run on disk: what was asked for, how far it is, every number it logged, and its preview pictures.
+
+`runs/<id>/{config.yaml,status.json,metrics.jsonl,log.txt,samples/}`. Whoever watches only reads; status.json is replaced
+whole, so a reader never sees half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from PIL import Image
+from pydantic import Field
+
+from spf.config import Schema, TrainConfig
+
+State = Literal["queued", "running", "completed", "failed", "cancelled", "interrupted"]
+FINAL_STATES = ("completed", "failed", "cancelled", "interrupted")
+
+
+class RunStatus(Schema):
+    """`status.json`. Times are seconds since the epoch, durations seconds."""
+
+    state: State
+    stage: str = ""  # "stage1" or "stage2" while running
+    step: int = 0  # of both stages together
+    total_steps: int = 0
+    started: float = Field(default_factory=time.time)
+    updated: float = Field(default_factory=time.time)
+    eta: float | None = None  # seconds left; None while unknown
+    pid: int | None = None
+    pid_created: float | None = None  # tells a process from a later one with the same pid
+    message: str = ""  # why it failed, or which customization was written
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @classmethod
+    def create(cls, root: Path, config: TrainConfig) -> RunFolder:
+        """A new folder named after the time and the customization, with its config.yaml and a queued status."""
+        stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
+        while True:
+            path = root / f"{stamp}-{config.name}{f'-{number}' if number else ''}"
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+        (path / "samples").mkdir()
+        folder = cls(path)
+        _replace(path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        folder.write_status(RunStatus(state="queued"))
+        return folder
+
+    def config(self) -> TrainConfig:
+        return TrainConfig(**yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+
+    def status(self) -> RunStatus:
+        return RunStatus(**json.loads((self.path / "status.json").read_text(encoding="utf-8")))
+
+    def write_status(self, status: RunStatus) -> None:
+        _replace(self.path / "status.json", status.model_copy(update={"updated": time.time()}).model_dump_json(indent=2))
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(values, allow_nan=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every complete line logged so far; a line that is being written is left for the next look."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def save_sample(self, step: int, original: Image.Image, customized: Image.Image, sfcm: np.ndarray) -> None:
+        """Preview pictures of one step: original | customized | SFCM (H, W) in [0, 1]."""
+        gray = Image.fromarray((sfcm * 255).round().astype(np.uint8)).resize(original.size, Image.Resampling.BILINEAR)
+        for name, image in (("original", original), ("customized", customized), ("sfcm", gray)):
+            path = self.path / "samples" / f"step_{step:06d}_{name}.png"
+            image.save(path.with_suffix(".partial"), format="PNG")
+            os.replace(path.with_suffix(".partial"), path)
+
+    def samples(self) -> list[dict[str, Any]]:
+        """[{"step", "original", "customized", "sfcm"}] with paths, oldest first; only complete triples."""
+        found = []
+        for path in sorted((self.path / "samples").glob("step_*_sfcm.png")):
+            step = int(path.name.split("_")[1])
+            found.append({"step": step, **{
+                name: path.with_name(f"step_{step:06d}_{name}.png") for name in ("original", "customized", "sfcm")}})
+        return found
+
+    def log_tail(self, lines: int = 40) -> str:
+        try:
+            return "\n".join((self.path / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+    def request_cancel(self) -> None:
+        (self.path / "cancel").touch()
+
+    def cancel_requested(self) -> bool:
+        return (self.path / "cancel").exists()
+
+
+def _replace(path: Path, text: str) -> None:
+    staged = path.with_name(path.name + ".partial")
+    staged.write_text(text, encoding="utf-8")
+    os.replace(staged, path)

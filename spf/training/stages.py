@@ -1,0 +1,141 @@
+"""The two training stages. Each turns a batch into weighted losses and numbers to log, and reads like Algorithm 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from spf.backbones.base import Backbone, LayerFeatures, TextFeatures
+from spf.clip import Clip
+from spf.config import MethodConfig
+from spf.method import losses as L
+from spf.method.attention import text_features
+from spf.method.control_map import alignment_weight, fine_control_map
+from spf.method.diffusion import diffusion_loss
+from spf.data.batches import Examples
+
+Losses = dict[str, Tensor]  # weighted terms; their sum is what is minimised
+Report = dict[str, Tensor]  # only for logging
+
+
+class Stage(Protocol):
+    name: str
+    response: Backbone
+
+    def training_forward(self, batch: Examples, generator: Generator) -> tuple[Losses, Report]:
+        """Weighted losses with gradient to the response path, and numbers to log. No host synchronisation."""
+
+
+@dataclass
+class FineTuneStage:
+    """Stage 1: standard fine-tuning on the full prompt (Eq. 1)."""
+
+    response: Backbone
+    empty: TextFeatures  # the encoded empty prompt, one row
+    caption_dropout: float = 0.0  # D24
+    name: str = "stage1"
+
+    def training_forward(self, batch: Examples, generator: Generator) -> tuple[Losses, Report]:
+        objective = self.response.objective
+        x_t, t, noise = _noised(self.response, batch.latents, generator)
+        text = drop_captions(batch.full, self.empty, self.caption_dropout, generator)
+        prediction = self.response.predict(x_t, t, text)
+        return {"diff": diffusion_loss(prediction, objective.target(batch.latents, noise, t))}, {}
+
+
+@dataclass
+class DualPathStage:
+    """Stage 2: dual-path alignment under the SFCM, and response enhancement (Eq. 2-12, Algorithm 1 lines 15-46)."""
+
+    reference: Backbone
+    response: Backbone
+    clip: Clip
+    method: MethodConfig
+    empty: TextFeatures
+    caption_dropout: float = 0.0  # D24
+    base_only_prob: float = 0.0  # D25
+    name: str = "stage2"
+
+    def training_forward(self, batch: Examples, generator: Generator) -> tuple[Losses, Report]:
+        objective, method = self.response.objective, self.method
+        x_t, t, noise = _noised(self.response, batch.latents, generator)
+        text = drop_captions(batch.full, self.empty, self.caption_dropout, generator)
+        text = drop_captions(text, batch.base, self.base_only_prob, generator)
+        with torch.no_grad(), self.reference.capture() as captured:
+            eps_ref = self.reference.predict(x_t, t, batch.base)
+            ref = captured.layers()
+        with self.response.capture() as captured:
+            eps_res = self.response.predict(x_t, t, text)
+            res = captured.layers()
+        m_hat, report = self._sfcm(eps_ref, eps_res.detach(), res, batch)
+        losses = {"diff": diffusion_loss(eps_res, objective.target(batch.latents, noise, t))}
+        weights = [alignment_weight(m_hat, layer.grid) for layer in res]  # (B, N) per layer
+        if method.use_text_loss:
+            losses["text"] = method.lambda_text * self._text_loss(ref, res, weights, batch)
+        if method.use_fine_loss:
+            losses["fine"] = method.lambda_fine * L.fine_grained_loss(
+                [layer.image for layer in ref], [layer.image for layer in res], weights, method.align_reduction)
+        if method.use_enhanced_loss:
+            losses["enhanced"] = method.lambda_enhanced * self._enhanced_loss(x_t, t, eps_res, batch)
+        return losses, report
+
+    @torch.no_grad()
+    def _sfcm(self, eps_ref: Tensor, eps_res: Tensor, layers: list[LayerFeatures], batch: Examples) -> tuple[Tensor, Report]:
+        """Mhat (B, h, w), without gradient (D12); zeros, so that everything is aligned, without SFCM (D26)."""
+        method = self.method
+        m, _, m_hat = fine_control_map(
+            eps_ref, eps_res, [layer.attention for layer in layers], batch.full.phrase_weights, batch.gamma,
+            norm=method.soft_map_norm, normalize=method.phrase_normalization, layers_used=method.map_layers,
+            reduce=method.phrase_reduce)
+        report = {"soft_map_mean": m.mean(), "sfcm_mean": m_hat.mean(),
+                  "sfcm_empty": (m_hat.amax((-2, -1)) == 0).float().mean(), "gamma_mean": batch.gamma.mean()}
+        return (m_hat if method.use_sfcm else torch.zeros_like(m_hat)), report
+
+    def _text_loss(self, ref: list[LayerFeatures], res: list[LayerFeatures], weights: list[Tensor], batch: Examples) -> Tensor:
+        rows = batch.base.base_mask  # base tokens sit at the same positions in both prompts (D3)
+        if self.method.include_pad:
+            rows = torch.maximum(rows, batch.base.pad_mask * batch.full.pad_mask)
+        f_ref, f_res = ([text_features(layer.text, layer.image_key, layer.image_value, w)
+                         for layer, w in zip(path, weights, strict=True)] for path in (ref, res))  # (B, H, T, D)
+        return L.text_consistent_loss(f_ref, f_res, rows, self.method.align_reduction)
+
+    def _enhanced_loss(self, x_t: Tensor, t: Tensor, eps_res: Tensor, batch: Examples) -> Tensor:
+        """Eq. 11 (or Eq. 9) where one step predicts x_0 well enough (D15)."""
+        objective, method = self.response.objective, self.method
+        usable = (objective.error_amplification(t) <= method.enhanced_max_amplification).float()  # (B,)
+        weight = usable * objective.signal_level(t) if method.enhanced_weight == "signal" else usable
+        x_0_hat = self.response.decode(objective.predict_x0(x_t, eps_res, t))  # Eq. 9
+        embedding = self.clip.embed_images(x_0_hat)  # (B, D)
+        if method.clip_supervision == "plain":
+            return L.clip_loss(embedding, batch.target_embedding, weight)
+        return L.enhanced_loss(
+            L.representation_bias(embedding, batch.target_embedding),
+            L.representation_bias(batch.image_embedding, batch.target_embedding), weight)
+
+
+def drop_captions(text: TextFeatures, other: TextFeatures, share: float, generator: Generator) -> TextFeatures:
+    """`text` with the embeddings of `other` (one row, or as many as `text`) in a random `share` of the samples."""
+    if share == 0:
+        return text
+    embeddings = text.embeddings
+    dropped = torch.rand(len(embeddings), 1, 1, generator=generator).to(embeddings.device) < share
+    return text.with_embeddings(torch.where(dropped, other.embeddings, embeddings))
+
+
+def _noised(backbone: Backbone, x_0: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, t and the noise in it (Algorithm 1 lines 9-10 and 20-21); drawn on the CPU, so a seed means the same anywhere."""
+    t = backbone.objective.sample_timesteps(len(x_0), generator, x_0.device)
+    noise = torch.randn(x_0.shape, generator=generator).to(x_0.device, x_0.dtype)
+    return backbone.objective.add_noise(x_0, noise, t), t, noise
+
+
+def set_trainable(backbone: Backbone, which: str) -> list[nn.Parameter]:
+    """Let exactly the parameters of D2's set `which` learn; returns them."""
+    backbone.denoiser.requires_grad_(False)
+    parameters = [parameter for _, parameter in backbone.trainable_parameters(which)]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
