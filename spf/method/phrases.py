@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 _CONNECTIVES = "in with wearing holding on at under near against beside behind and"
-_VIEWS = "photo photograph picture image view portrait headshot shot close-up closeup painting drawing sketch render"
+_VIEWS = (
+    "photo photograph picture image view portrait headshot shot close-up closeup "
+    "painting drawing illustration sketch cartoon render"
+)
 _WORD_START, _WORD_END = r"(?<![\w'\u2019-])", r"(?![\w'\u2019-])"  # "built-in" and "on-screen" hold no connective
 _AFTER_VIEW = "|".join(rf"(?<=\b{view})" for view in _VIEWS.split())
 _BREAK = re.compile(

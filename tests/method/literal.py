@@ -111,7 +111,10 @@ def phrase_map(layers: list[Layer], tokens: list[int], H: int, W: int) -> Map:
 
 def blur(m: Map) -> Map:
     H, W = len(m), len(m[0])
-    reflect = lambda i, n: -i if i < 0 else 2 * (n - 1) - i if i >= n else i  # noqa: E731
+
+    def reflect(i: int, n: int) -> int:
+        return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
+
     kernel = {(dy, dx): math.exp(-(dy * dy + dx * dx) / 2) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
     norm = sum(kernel.values())
     return [

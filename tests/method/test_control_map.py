@@ -20,7 +20,10 @@ REDUCES = ("sum", "max", "mean")
 def case(seed, phrases=3, b=2, h=5, w=7):
     """Random (M, A, gamma), all in [0, 1], float64."""
     rng = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.rand(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=rng, dtype=torch.float64)
+
     return draw(b, h, w), draw(b, phrases, h, w) * 0.5, draw(b, phrases)
 
 

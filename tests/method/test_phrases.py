@@ -39,6 +39,7 @@ CONNECTIVES = (
         # each rule
         ("a photo of a man; red hair\nglasses", ["a photo", "a man", "red hair", "glasses"]),
         ("A Portrait Of a girl", ["A Portrait", "a girl"]),
+        ("an illustration  of a bearded man", ["an illustration", "a bearded man"]),
         ("a close-up of an old man", ["a close-up", "an old man"]),
         ("a piece of cake", ["a piece of cake"]),  # "of" cuts only after a kind of picture
         ("an interview of a man", ["an interview of a man"]),
@@ -136,7 +137,7 @@ def check_spans(phrases, whole):
 
 
 @given(TEXTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_phrases_slice_back_and_leave_out_only_connectives(text):
     phrases = split_phrases(text)
     check_spans(phrases, text)
@@ -149,7 +150,7 @@ def test_phrases_slice_back_and_leave_out_only_connectives(text):
 
 
 @given(TEXTS, st.lists(TEXTS, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_prompt_spans(base_text, target_texts):
     prompt = join_prompt(base_text, target_texts)
     assert prompt.text.startswith(prompt.base.text)
@@ -169,7 +170,7 @@ def test_prompt_spans(base_text, target_texts):
 
 
 @given(TEXTS, st.lists(TEXTS, max_size=2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_clip_would_cut_the_base_into_the_same_words_alone_and_in_the_prompt(base_text, target_texts):
     """D3. CLIP's tokenizer works on these pieces; the base's must be an exact prefix of the prompt's."""
     piece = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
@@ -180,4 +181,4 @@ def test_clip_would_cut_the_base_into_the_same_words_alone_and_in_the_prompt(bas
 
 def test_the_splitter_needs_no_torch():
     code = "import spf.method.phrases, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

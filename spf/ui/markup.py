@@ -1,0 +1,91 @@
+"""Small pieces of HTML. Whatever came from a person or a file is escaped here and nowhere else."""
+
+from __future__ import annotations
+
+from html import escape
+
+from spf.errors import DataError, SpfError
+from spf.generation.request import GenerationResult
+from spf.ui import overlay, strings
+
+
+def say(error: SpfError) -> str:
+    """The error's sentence with the label of the page in place of the schema's field name."""
+    text = str(error)
+    head, colon, rest = text.partition(": ")
+    label = strings.FIELDS.get(head.split(".")[0].strip())
+    return f"{label}: {rest}" if colon and label else text[:1].upper() + text[1:]
+
+
+def problem(error: SpfError | str) -> str:
+    """A refusal or failure; what DataError lists becomes a list."""
+    text, lines = (error, []) if isinstance(error, str) else (say(error), [])
+    if isinstance(error, DataError):
+        text, lines = text.split("\n  ")[0], error.problems
+    return _notice("spf-problem", text, lines, role="alert")
+
+
+def report(text: str) -> str:
+    """A report of several lines, the first of which sums up; nothing for an empty one."""
+    first, *lines = [line.strip() for line in text.splitlines()] or [""]
+    return _notice("spf-report", first, lines) if text else ""
+
+
+def good(text: str) -> str:
+    return _notice("spf-good", text, [])
+
+
+def _notice(kind: str, text: str, lines: list[str], role: str = "status") -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    below = f"<ul>{items}</ul>" if items else ""
+    return f'<div class="spf-notice {kind}" role="{role}"><p>{escape(text)}</p>{below}</div>'
+
+
+def quiet(text: str) -> str:
+    """A line of secondary text that screen readers hear when it changes."""
+    return f'<p class="spf-quiet" aria-live="polite">{escape(text)}</p>' if text else ""
+
+
+def caption(text: str, usable: bool = True) -> str:
+    """What the overlay shows; set apart as a warning where no map is on the picture."""
+    return f'<p class="spf-caption{"" if usable else " spf-warning"}" aria-live="polite">{escape(text)}</p>'
+
+
+def metrics(result: GenerationResult) -> str:
+    """Preservation, seconds and seed in one line; each number explains itself under the pointer."""
+    parts = [
+        f'<span title="{escape(hint)}">{escape(_number(label, result.metrics[name]))}</span>'
+        for name, (label, hint) in strings.METRICS.items() if name in result.metrics]
+    seconds = {name: result.seconds.get(name, 0.0) for name in ("original", "customized", "maps")}
+    parts.append(escape(strings.SECONDS.format(total=sum(seconds.values()), **seconds)))
+    parts.append(escape(strings.SEED_USED.format(seed=result.request.seed)))
+    return f'<p class="spf-quiet spf-metrics">{" · ".join(parts)}</p>'
+
+
+def _number(label: str, value: float) -> str:
+    return label.format(value) if value == value else f"{label.partition('{')[0]}{strings.METRIC_UNDEFINED}"
+
+
+def legend() -> str:
+    """The colour scale with numbers."""
+    ticks = "".join(f"<span>{value}</span>" for value in ("0", "0.25", "0.5", "0.75", "1"))
+    image = f'<img src="{overlay.data_uri(overlay.legend())}" alt="{escape(strings.LEGEND_ALT)}">'
+    return f'<div class="spf-legend"><span class="spf-label">{escape(strings.LEGEND)}</span>{image}<div>{ticks}</div></div>'
+
+
+def progress(share: float, headline: str, detail: str) -> str:
+    """A headline, a bar and a line below it."""
+    percent = round(100 * min(max(share, 0.0), 1.0))
+    bar = (f'<div class="spf-bar" role="progressbar" aria-label="{escape(headline)}" aria-valuenow="{percent}" '
+           f'aria-valuemin="0" aria-valuemax="100"><span style="width:{percent}%"></span></div>')
+    return f'<div class="spf-progress"><h3>{escape(headline)}</h3>{bar}{quiet(detail)}</div>'
+
+
+def heading(text: str) -> str:
+    return f'<h3 class="spf-heading">{escape(text)}</h3>'
+
+
+def header() -> str:
+    toggle = "document.body.classList.toggle('dark')"
+    return (f'<header class="spf-header"><h1>{escape(strings.TITLE)}</h1><p>{escape(strings.TAGLINE)}</p>'
+            f'<button type="button" onclick="{toggle}">{escape(strings.TOGGLE_THEME)}</button></header>')

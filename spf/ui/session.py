@@ -1,0 +1,86 @@
+"""What one open page knows: its results, what is on show, and the generation that is under way."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from spf.config import GenerationRequest
+from spf.generation.request import GenerationResult, StepMaps, StepView
+from spf.method.phrases import join_prompt
+
+RESULTS_KEPT = 60  # of one session; all of them stay on disk
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the maps are looked at. `map` names an array of StepMaps, with an index where it holds several."""
+
+    map: str = "sfcm"
+    mean: bool = True
+    step: int = 1  # which of the drawn steps, from 1, when not the mean
+    opacity: float = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What the centre of the page shows: finished, or growing (`live`)."""
+
+    original: Image.Image | None
+    customized: Image.Image | None
+    maps: tuple[StepMaps, ...]
+    phrases: tuple[str, ...]  # of the base text
+    targets: tuple[str, ...]
+    num_inference_steps: int
+    gamma: tuple[float, ...] = ()  # relevance of each phrase; empty while it is not known
+    live: bool = False
+
+    @classmethod
+    def of_view(cls, view: StepView, request: GenerationRequest) -> Shown:
+        prompt = join_prompt(request.base_text, request.target_texts)
+        return cls(view.original, view.customized, (view.maps,) if view.maps else (), _texts(prompt.phrases),
+                   _texts(prompt.targets), view.num_inference_steps, live=True)
+
+    @classmethod
+    def of_result(cls, result: GenerationResult) -> Shown:
+        prompt = result.prompt
+        return cls(result.original, result.customized, tuple(result.maps), _texts(prompt.phrases), _texts(prompt.targets),
+                   result.request.num_inference_steps, tuple(float(value) for value in result.gamma))
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A result of this session, and its folder on disk unless saving failed."""
+
+    result: GenerationResult
+    folder: Path | None
+
+    def picture(self, name: str) -> Image.Image | Path:
+        """`original` or `customized`: the file, which carries the settings, if there is one."""
+        return self.folder / f"{name}.png" if self.folder else getattr(self.result, name)
+
+
+@dataclass(eq=False)
+class Session:
+    """Lives in a gr.State, one per open page; handlers change it in place."""
+
+    results: list[Kept] = field(default_factory=list)  # newest first
+    shown: Shown | None = None
+    current: Kept | None = None  # the result on show; None while one grows or was cut off
+    look: Look = Look()
+    stop: threading.Event = field(default_factory=threading.Event)  # set to cancel the generation under way
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """gr.State copies its first value for every page: each begins empty."""
+        return Session()
+
+    def keep(self, kept: Kept) -> None:
+        self.results = [kept, *self.results[:RESULTS_KEPT - 1]]
+
+
+def _texts(phrases) -> tuple[str, ...]:
+    return tuple(phrase.text for phrase in phrases)
