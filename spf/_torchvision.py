@@ -45,6 +45,8 @@ def _native_operators_load(spec) -> bool:
 
 def _declare_operators() -> None:
     global _library
+    if _library is not None:  # torch refuses a second definition
+        return
     import torch
 
     _library = torch.library.Library("torchvision", "DEF")

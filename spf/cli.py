@@ -64,11 +64,12 @@ def generate(
         "negative_prompt": negative_prompt, "seed": seed,
         "num_inference_steps": preset.num_inference_steps if steps is None else steps,
         "guidance_scale": preset.guidance_scale if guidance_scale is None else guidance_scale, "map_steps": map_steps})
-    from spf.generation.history import describe, write_result
+    from spf.generation.history import check_target, describe, write_result
     from spf.generation.service import GenerationService
 
+    folder = check_target(out)
     result = GenerationService(_device(device)).generate(request)
-    folder = write_result(result, out)
+    write_result(result, folder)
     _report(describe(result), as_json, f"Written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
@@ -89,6 +90,7 @@ def train(
     from spf import config
     from spf.training.run_folder import RunFolder
 
+    chosen = _device(device)
     if run is None:
         values: dict[str, Any] = {"model": model, "data": _absolute(data), "name": name, "stage": stage}
         if initial_customization:
@@ -102,7 +104,7 @@ def train(
         settings = folder.config()
     from spf.training.run import Run
 
-    written = Run(settings, folder, _device(device)).execute()
+    written = Run(settings, folder, chosen).execute()
     _report({"customization": written.card.model_dump(), "folder": str(written.folder), "run": folder.id}, as_json,
             f"Customization '{written.card.name}' is written to {written.folder}.")
 

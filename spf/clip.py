@@ -30,9 +30,8 @@ class Clip:
     @classmethod
     def from_folder(cls, folder: Path) -> Clip:
         """An open_clip folder with a `tokenizer/` in CLIPTokenizer format. Raises ModelNotFound naming what is missing."""
-        for name in (_CONFIG, _WEIGHTS, "tokenizer/tokenizer.json"):
-            if not (folder / name).is_file():  # open_clip itself would return random weights, transformers an empty vocabulary
-                raise ModelNotFound(f"clip: {folder / name} does not exist; restore it or choose another model.")
+        if (missing := missing_file(folder)) is not None:
+            raise ModelNotFound(f"clip: {missing} does not exist; restore it or choose another model.")
         preprocess = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["preprocess_cfg"]
         model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -74,6 +73,13 @@ class Clip:
         if images.shape[-2:] != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return self.model.encode_image((images - self._mean) / self._std, normalize=True).float()
+
+
+def missing_file(folder: Path) -> Path | None:
+    """The first file of a CLIP folder that is not there; without it open_clip would quietly return random weights, and
+    transformers an empty vocabulary."""
+    names = (_CONFIG, _WEIGHTS, "tokenizer/tokenizer.json")
+    return next((folder / name for name in names if not (folder / name).is_file()), None)
 
 
 class _ClipTokens:

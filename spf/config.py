@@ -7,6 +7,7 @@ here, its default is the reading this project chose, and its description names t
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -120,7 +121,7 @@ class GenerationRequest(Schema):
     @classmethod
     def _base_text(cls, value: str) -> str:
         value = " ".join(value.split())
-        if not value.strip(" ,."):
+        if not _says_something(value):
             raise ValueError("is empty; describe the portrait, for example 'a portrait of a person with red hair'")
         return value
 
@@ -128,18 +129,32 @@ class GenerationRequest(Schema):
     @classmethod
     def _target_texts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         cleaned = tuple(" ".join(value.split()) for value in values)
-        if any(not value.strip(" ,.") for value in cleaned):
+        if not all(map(_says_something, cleaned)):
             raise ValueError("contains an empty phrase; write what should change, or remove the phrase")
-        if len({value.lower() for value in cleaned}) != len(cleaned):
+        if len(set(map(_core, cleaned))) != len(cleaned):
             raise ValueError("names the same phrase twice; remove one of them")
         return cleaned
 
+    @field_validator("negative_prompt")
+    @classmethod
+    def _negative_prompt(cls, value: str) -> str:
+        return " ".join(value.split())
+
     @model_validator(mode="after")
     def _target_differs(self) -> GenerationRequest:
-        base = self.base_text.strip(" ,.").lower()
-        if any(target.strip(" ,.").lower() == base for target in self.target_texts):
+        if _core(self.base_text) in map(_core, self.target_texts):
             raise ValueError("target_texts: equals base_text; write only what should change")
         return self
+
+
+def _says_something(text: str) -> bool:
+    """Whether there is more in it than space and punctuation: a letter, number, mark or symbol (an emoji is one)."""
+    return any(unicodedata.category(character)[0] in "LNMS" for character in text)
+
+
+def _core(text: str) -> str:
+    """Equal for texts that differ only in upper case and in the punctuation around them."""
+    return text.strip(" ,.").casefold()
 
 
 class PretrainConfig(Schema):
@@ -174,7 +189,7 @@ Model = TypeVar("Model", bound=Schema)
 def parse(schema: type[Model], values: dict[str, Any]) -> Model:
     """Build a schema from plain values. Raises InvalidInput naming the first bad field and the remedy."""
     try:
-        return schema(**values)
+        return schema.model_validate(values)
     except ValidationError as error:
         raise _readable(error) from None
 
@@ -185,7 +200,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidInput(str(path), "does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise InvalidInput(str(path), f"cannot be read as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise InvalidInput(str(path), "must hold 'key: value' lines")
@@ -238,8 +253,11 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not match:
             raise InvalidInput("--set", f"'{assignment}' is not of the form key=value")
         key, text = match.groups()
-        # YAML 1.1 reads 1e-4 as a string: only a mantissa with a dot is a float there.
-        result[key] = float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
+        try:
+            # YAML 1.1 reads 1e-4 as a string: only a mantissa with a dot is a float there.
+            result[key] = float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist, a number of 5,000 digits
+            raise InvalidInput(key, f"{_short(text)} cannot be read as a YAML value; put quotes around it") from None
     return result
 
 
@@ -250,15 +268,15 @@ def _readable(error: ValidationError) -> InvalidInput:
     message = message[:1].lower() + message[1:]
     if first["type"] == "extra_forbidden":
         message = "is not a known setting; check the spelling"
-    elif first["type"] == "missing":
+    elif first["type"] == "missing" or first["input"] is None:
         message = "is missing; give it a value"
     elif first["type"] == "string_pattern_mismatch":
         message = "may hold lower-case letters, digits, '.', '_' and '-' only, 64 at most, and begins with a letter or digit"
     elif first["type"] == "string_too_long":
         message = f"is too long ({len(str(first['input'])):,} characters); use at most {first['ctx']['max_length']:,}"
-    if not field and ": " in message:
-        field, message = message.split(": ", 1)
-    if first["type"] not in ("extra_forbidden", "missing", "value_error", "string_too_long"):
+    if not field:  # about the whole: our own validators begin with the field
+        field, message = message.split(": ", 1) if ": " in message else ("settings", message)
+    if first["type"] not in ("extra_forbidden", "missing", "value_error", "string_too_long") and first["input"] is not None:
         message += f" (got {_short(first['input'])})"
     return InvalidInput(field, message)
 

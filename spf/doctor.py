@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from spf import clip
 from spf.backbones import checkpoints
 from spf.config import REPOSITORY, model_preset, model_presets
 
@@ -38,7 +39,8 @@ def diagnose() -> dict[str, Any]:
 
 
 def _model_problem(name: str) -> str | None:
-    missing = checkpoints.missing_file(model_preset(name))
+    preset = model_preset(name)
+    missing = checkpoints.missing_file(preset) or clip.missing_file(REPOSITORY / preset.clip)
     if missing is None:
         return None
     return f"model '{name}': {missing} is missing; restore it, or run 'python -m spf pretrain {name}'."

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -57,19 +58,27 @@ def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype
 def missing_file(preset: ModelPreset) -> Path | None:
     """The first file of a preset that is not there; transformers would quietly build an empty tokenizer without it."""
     folder = REPOSITORY / preset.pretrained_model_name_or_path
-    parts = ("tokenizer/tokenizer.json", f"unet/{_DENOISER_WEIGHTS}", "text_encoder/model.safetensors",
-             f"vae/{_DENOISER_WEIGHTS}", "scheduler/scheduler_config.json")
+    parts = ("tokenizer/tokenizer.json", "unet/config.json", f"unet/{_DENOISER_WEIGHTS}", "text_encoder/config.json",
+             "text_encoder/model.safetensors", "vae/config.json", f"vae/{_DENOISER_WEIGHTS}",
+             "scheduler/scheduler_config.json")
     return next((folder / part for part in parts if not (folder / part).is_file()), None)
 
 
 def denoiser_hash(preset: ModelPreset) -> str:
     """SHA-256 of the pretrained denoiser's weights file: the identity of the model a customization belongs to."""
-    folder = REPOSITORY / preset.pretrained_model_name_or_path
-    digest = hashlib.sha256()
-    with open(folder / "unet" / _DENOISER_WEIGHTS, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    path = REPOSITORY / preset.pretrained_model_name_or_path / "unet" / _DENOISER_WEIGHTS
+    try:
+        facts = path.stat()
+    except OSError:
+        raise ModelNotFound(f"model: {path} does not exist; restore it or choose another model.") from None
+    return _sha256(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+    """Of a file as it is at that time: gigabytes are not read again for every portrait."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class CustomizationCard(Schema):
@@ -95,8 +104,12 @@ class Customization:
 
     @property
     def version(self) -> int:
-        """Changes when the weights are written anew."""
-        return (self.folder / _WEIGHTS).stat().st_mtime_ns
+        """Changes when the weights are written anew. Raises CustomizationError if there are none."""
+        path = self.folder / _WEIGHTS
+        try:
+            return path.stat().st_mtime_ns
+        except OSError:
+            raise CustomizationError(f"customization: {path} does not exist; teach it again or restore the file.") from None
 
     def tensors(self) -> dict[str, Tensor]:
         """The changed tensors of the denoiser, float32. Raises CustomizationError if the file is damaged."""
@@ -116,6 +129,8 @@ def customizations() -> dict[str, Customization]:
     found: dict[str, Customization] = {}
     for root in (home() / "customizations", SHIPPED):
         for path in sorted(root.glob(f"*/{_CARD}")):
+            if path.parent.name.startswith("."):
+                continue  # being written, or just replaced
             try:
                 card = CustomizationCard(**json.loads(path.read_text(encoding="utf-8")))
             except (ValueError, TypeError, ValidationError, OSError):
@@ -156,14 +171,27 @@ def save_customization(card: CustomizationCard, tensors: Mapping[str, Tensor], r
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     weights = {name: value.detach().half().cpu().contiguous() for name, value in tensors.items()}
-    save_file(weights, staged / _WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
-    (staged / _CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
-    replaced = root / f".{card.name}.replaced-{time.time_ns()}"
+    try:
+        save_file(weights, staged / _WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
+        (staged / _CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
+        _swap(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return Customization(card, target)
+
+
+def _swap(staged: Path, target: Path) -> None:
+    """Put `staged` in the place of `target`; if that fails, `target` is as before."""
+    replaced = target.with_name(f".{target.name}.replaced-{time.time_ns()}")
     if target.exists():
         os.replace(target, replaced)
-    os.replace(staged, target)
+    try:
+        os.replace(staged, target)
+    except OSError:
+        if replaced.exists():
+            os.replace(replaced, target)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)
-    return Customization(card, target)
 
 
 def changed_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -51,9 +51,10 @@ def fit_to_window(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> Prompt:
     window, original = tokenizer.model_max_length, prompt
     while (length := len(tokenizer(prompt.text).input_ids)) > window:
         if len(prompt.phrases) < 2:
-            longest = "target_texts" if prompt.targets else "base_text"
+            base, target = (len(tokenizer(phrase.text).input_ids) for phrase in (prompt.base, prompt.target))
             raise InvalidInput(
-                longest, f"the prompt needs {length} tokens and the text encoder reads {window}; shorten it")
+                "target_texts" if target >= base else "base_text",
+                f"the prompt needs {length} tokens and the text encoder reads {window}; shorten it")
         prompt = drop_last_phrase(prompt)
     if prompt is not original:
         dropped = ", ".join(phrase.text for phrase in original.phrases[len(prompt.phrases):])

@@ -21,6 +21,7 @@ from spf.method.diffusion import EpsilonObjective
 from spf.method.phrases import Prompt
 
 CROSS_ATTENTION = "attn2"  # in a U-Net, attn1 is self-attention and attn2 attends from image to text
+ENCODED_AT_ONCE = 64  # prompts; a training set may hold thousands
 # Appendix E: stage 2 updates the whole cross-attention module.
 _CROSS_PROJECTIONS = tuple(f"{CROSS_ATTENTION}.{name}." for name in ("to_q", "to_k", "to_v", "to_out"))
 
@@ -66,7 +67,8 @@ class UNetBackbone:
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
         tokens = tokenize(self.tokenizer, prompts)
-        embeddings = self.text_encoder(tokens.ids.to(self.device)).last_hidden_state
+        chunks = tokens.ids.to(self.device).split(ENCODED_AT_ONCE)
+        embeddings = torch.cat([self.text_encoder(ids).last_hidden_state for ids in chunks])
         return TextFeatures(
             embeddings, tokens.base_mask, tokens.pad_mask, tokens.phrase_weights, tokens.target_weights, tokens.prompts,
         ).to(self.device)

@@ -107,8 +107,8 @@ def _root(folder: Path) -> Path | Problem:
         return _unreadable(error)
     if not entries:
         return Problem("", 0, "empty-folder", f"folder '{name}' is empty; {REMEDY}")
-    found = sum(entry.lower().endswith(_ALL_SUFFIXES) for entry in entries)
-    return Problem("", 0, "missing-metadata", f"folder '{name}' holds {count(found, 'picture')} and no {METADATA}; {REMEDY}")
+    found = count(sum(entry.lower().endswith(_ALL_SUFFIXES) for entry in entries), "picture")
+    return Problem("", 0, "missing-metadata", f"folder '{name}' holds {found} and no {METADATA}; {REMEDY}")
 
 
 class _Check:
@@ -184,7 +184,7 @@ class _Check:
         first: dict[str, list[Row]] = {}
         for row in self.rows:
             earlier = first.setdefault(_key(row), [])
-            same = [other for other in earlier if (other.base_text, other.target_text) == (row.base_text, row.target_text)]
+            same = [other for other in earlier if _texts(other) == _texts(row)]
             if same:
                 message = f"repeats line {same[0].line}; remove one of them"
                 self.problems.append(Problem(row.file_name, row.line, "duplicate-row", message))
@@ -205,8 +205,8 @@ class _Check:
                 continue
             other = first.setdefault(facts.digest, row)
             if _key(other) != _key(row):
-                name = shown(other.file_name)
-                self._warn(row, "duplicate-picture", f"is the same picture as {name} (line {other.line}); keep one of them")
+                message = f"is the same picture as {shown(other.file_name)} (line {other.line}); keep one of them"
+                self._warn(row, "duplicate-picture", message)
 
     def _colliding_names(self) -> None:
         first: dict[str, str] = {}
@@ -260,6 +260,10 @@ def _leaves(root: Path, name: str) -> bool:
 
 def _key(row: Row) -> str:
     return posixpath.normpath(row.file_name)
+
+
+def _texts(row: Row) -> tuple[str, str]:
+    return row.base_text, row.target_text
 
 
 def _fold(name: str) -> str:

@@ -18,6 +18,7 @@ EXAMPLE = (
     '{"file_name": "a.png", "base_text": "a portrait of a person with red hair", "target_text": "a winter hat"}')
 MAX_METADATA_BYTES = 64 * 2**20
 
+_NEEDS = 'every line needs {"file_name": "...", "base_text": "...", "target_text": "..."}'
 _EXAMPLES = json.loads(EXAMPLE)
 _JSON_TYPES = {
     int: "a number", float: "a number", bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
@@ -61,10 +62,10 @@ def read_row(line: int, text: bytes) -> tuple[Row | None, list[Problem]]:
     except UnicodeDecodeError:
         return None, [Problem("", line, "not-utf8", "is not UTF-8 text; save metadata.jsonl as UTF-8")]
     except (ValueError, RecursionError) as error:  # not only JSONDecodeError: integers of 5,000 digits, deep nesting
-        reason = shown(str(error))
-        return None, [Problem("", line, "bad-json", f"is not valid JSON ({reason}); expected {EXAMPLE}")]
+        reason = f"{error.msg}, character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+        return None, [Problem("", line, "bad-json", f"is not valid JSON ({shown(reason)}); {_NEEDS}")]
     if not isinstance(values, dict):
-        return None, [Problem("", line, "not-an-object", f"is not a JSON object; expected {EXAMPLE}")]
+        return None, [Problem("", line, "not-an-object", f"is not a JSON object; {_NEEDS}")]
     complaints = _complaints(values, KEYS)
     name, base, target = (value if isinstance(value := values.get(key), str) else "" for key in KEYS)
     row = Row(line, name, clean(base), clean(target)) if _complaint(values, "file_name") is None else None
@@ -103,10 +104,11 @@ def _complaints(values: dict[str, Any], keys: tuple[str, ...]) -> list[tuple[str
 def _complaint(values: dict[str, Any], key: str) -> tuple[str, str] | None:
     """(kind, message) of what makes the value of one key unusable."""
     if key not in values:
-        return "missing-key", f"has no '{key}'; expected {EXAMPLE}"
+        return "missing-key", f"has no '{key}'; {_NEEDS}"
     text = values[key]
     if not isinstance(text, str):
-        return "wrong-type", f"'{key}' is {_JSON_TYPES.get(type(text), type(text).__name__)}, not text; expected {EXAMPLE}"
+        kind = _JSON_TYPES.get(type(text), type(text).__name__)
+        return "wrong-type", f"'{key}' is {kind}, not text; put text in quotes there"
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         return "bad-characters", f"'{key}' holds a NUL or half a character; remove it"
     if len(text) > MAX_TEXT:

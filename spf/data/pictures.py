@@ -177,7 +177,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # noqa: BLE001 - broken EXIF raises as many kinds of error, and the picture is fine without it
+    except Exception:  # broken EXIF raises as many kinds of error, and the picture is fine without it
         return image
 
 

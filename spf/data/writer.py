@@ -27,8 +27,8 @@ Picture = str | Path | Image.Image
 def write_folder(folder: Path, items: Iterable[tuple[Image.Image, str, str]]) -> int:
     """Write (picture, base_text, target_text) items as PNG files and metadata.jsonl; the number of pictures.
 
-    Replaces an empty folder, and one that holds only what this function wrote. Anything else there, an unusable text, no
-    item at all, or a full disk is a DataError, and what was there before is still there.
+    Replaces an empty folder, and one that holds only what this function wrote. Anything else there, an unusable text,
+    no item at all, or a full disk is a DataError, and what was there before is still there.
     """
     folder = Path(os.path.realpath(folder))
     _refuse_foreign(folder)
@@ -50,8 +50,8 @@ def save_upload(
 ) -> Report:
     """Store pictures that a user gave, with one shared target phrase, as a picture folder; its report, which is `ok`.
 
-    `base_texts`: one per picture, or one for all. Pictures are stored upright and at most UPLOAD_SIDE wide or high,
-    without their EXIF data. Raises DataError naming every picture and text that cannot be used; then nothing is written.
+    `base_texts`: one per picture, or one for all. Pictures are stored upright, without EXIF data, the shorter side
+    at most UPLOAD_SIDE pixels. Raises DataError naming every unusable picture and text; then nothing is written.
     """
     texts = _one_per_picture(base_texts, len(uploads))
     write_folder(folder, _upload_items(uploads, texts, target_text, minimum_size))
@@ -155,6 +155,5 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(
-            f"{shown(str(folder), 200)} cannot be written ({reason}); free some space or choose another folder") from error
+        reason = f"cannot be written ({error.strerror or error}); free some space or choose another folder"
+        raise DataError(f"{shown(str(folder), 200)} {reason}") from error

@@ -17,12 +17,14 @@ from PIL.PngImagePlugin import PngInfo
 
 import spf
 from spf.config import GenerationRequest, parse
+from spf.data.pictures import refuse_huge
 from spf.errors import InvalidInput
 from spf.generation.request import GenerationResult
 from spf.metrics.preservation import resized_map
 
 CHUNK = "spf"  # our own JSON, which restores the form
 INFOTEXT = "parameters"  # the text that other tools read
+_FILES = ("original.png", "customized.png", "sfcm.png", "maps.npz", "result.json")
 
 
 def save_result(result: GenerationResult, root: Path) -> Path:
@@ -35,23 +37,51 @@ def save_result(result: GenerationResult, root: Path) -> Path:
 
 
 def write_result(result: GenerationResult, target: Path) -> Path:
-    """Write `original.png customized.png sfcm.png maps.npz result.json` as the folder `target`, replacing those files."""
+    """Write `original.png customized.png sfcm.png maps.npz result.json` as the folder `target`, replacing those files.
+
+    Other files in it stay. Raises InvalidInput naming the folder if it cannot be written.
+    """
+    target = check_target(target)
     staged = target.with_name(f".{target.name}.partial-{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    info = _png_info(result)
-    result.original.save(staged / "original.png", pnginfo=info)
-    result.customized.save(staged / "customized.png", pnginfo=info)
-    if result.maps:
-        _save_maps(result, staged)
-    (staged / "result.json").write_text(json.dumps(describe(result), indent=2, ensure_ascii=False), encoding="utf-8")
-    if target.exists():  # a folder the user named: only our own files in it are replaced
-        for path in staged.iterdir():
-            os.replace(path, target / path.name)
-        staged.rmdir()
-    else:
-        os.replace(staged, target)
+    try:
+        staged.mkdir(parents=True)
+        _write_files(result, staged)
+        _move(staged, target)
+    except OSError as error:
+        raise InvalidInput("out", f"{target} cannot be written ({error.strerror or error}); choose another folder") from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     return target
+
+
+def check_target(target: Path) -> Path:
+    """`target` made absolute. Raises InvalidInput if it is something else than a folder."""
+    target = Path(os.path.abspath(target))
+    if os.path.lexists(target) and not target.is_dir():
+        raise InvalidInput("out", f"{target} is a file; choose a folder")
+    return target
+
+
+def _move(staged: Path, target: Path) -> None:
+    """A new folder appears whole; in one that exists only our own files change."""
+    if not target.exists():
+        os.replace(staged, target)
+        return
+    for name in _FILES:
+        if (staged / name).exists():
+            os.replace(staged / name, target / name)
+        else:
+            (target / name).unlink(missing_ok=True)  # maps of an earlier result
+
+
+def _write_files(result: GenerationResult, folder: Path) -> None:
+    info = _png_info(result)
+    result.original.save(folder / "original.png", pnginfo=info)
+    result.customized.save(folder / "customized.png", pnginfo=info)
+    if result.maps:
+        _save_maps(result, folder)
+    (folder / "result.json").write_text(json.dumps(describe(result), indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def describe(result: GenerationResult) -> dict[str, Any]:
@@ -74,14 +104,15 @@ def read_request(png: bytes | Path) -> GenerationRequest:
     """The request a PNG of ours was made with. Raises InvalidInput if it carries none."""
     try:
         with Image.open(io.BytesIO(png) if isinstance(png, bytes) else png, formats=["PNG"]) as image:
+            refuse_huge(image.size, "picture")  # before `text` decodes it, to see what follows the pixels
             text = image.text.get(CHUNK)
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # noqa: BLE001 - on hostile files Pillow raises OSError, SyntaxError, zlib.error, bomb errors, ...
         raise InvalidInput("picture", "is not a PNG file that can be read") from None
     if text is None:
         raise InvalidInput("picture", "carries no SPF-Portrait settings; choose a PNG that this app has written")
     try:
         values = json.loads(text)["request"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidInput("picture", "carries damaged settings; choose another PNG") from None
     return parse(GenerationRequest, values)
 

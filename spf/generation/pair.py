@@ -18,11 +18,11 @@ from torch import Tensor
 from spf.backbones.base import Backbone, TextFeatures
 from spf.clip import Clip
 from spf.config import GenerationRequest, MethodConfig
-from spf.errors import Cancelled
+from spf.errors import Cancelled, InvalidInput
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.method import control_map
 from spf.method.attention import AttentionLayer, phrase_maps
-from spf.method.phrases import join_prompt
+from spf.method.phrases import Prompt, join_prompt
 from spf.metrics.preservation import mean_absolute_difference, resized_map
 
 OnStep = Callable[[StepView], None]
@@ -43,10 +43,12 @@ class Pair:
                  request: GenerationRequest, method: MethodConfig):
         self.reference, self.response, self.clip, self.request, self.method = reference, response, clip, request, method
         self.original: Original | None = None  # set by `run`
-        negative = join_prompt(request.negative_prompt, ())
+        negative = self._negative()
         prompt = join_prompt(request.base_text, request.target_texts)
         self.full = reference.encode_prompts([negative, prompt])  # row 0 guides away, row 1 is the prompt
         self.prompt = self.full.prompts[1]  # as it fits the encoder
+        # (1, T, P): without the columns that pad it to a negative prompt of more phrases
+        self.phrase_weights = self.full.phrase_weights[1:, :, :len(self.prompt.phrases)]
         self.base = reference.encode_prompts([negative, join_prompt(self.prompt.base.text, ())])
         self.gamma = self._gamma()  # (1, P)
         self.sampler = reference.sampler(request.num_inference_steps)
@@ -108,19 +110,28 @@ class Pair:
         return sampled.prev_sample, sampled.pred_original_sample
 
     def _maps(self, step: int, t: Tensor, reference: Tensor, response: Tensor, layers: list[AttentionLayer]) -> StepMaps:
-        text, method = self.full[[1]], self.method
+        method = self.method
         m, attention, m_hat = control_map.fine_control_map(
-            reference, response, layers, text.phrase_weights, self.gamma, norm=method.soft_map_norm,
+            reference, response, layers, self.phrase_weights, self.gamma, norm=method.soft_map_norm,
             normalize=method.phrase_normalization, layers_used=method.map_layers, reduce=method.phrase_reduce)
-        targets = phrase_maps(layers, text.target_weights, tuple(m.shape[-2:]))
+        targets = phrase_maps(layers, self.full.target_weights[1:], tuple(m.shape[-2:]))
         m, m_hat, attention, targets = (value[0].float().cpu().numpy() for value in (m, m_hat, attention, targets))
-        return StepMaps(step, int(t), m, m_hat, attention[:len(self.prompt.phrases)], targets[:len(self.prompt.targets)])
+        return StepMaps(step, int(t), m, m_hat, attention, targets)
+
+    def _negative(self) -> Prompt:
+        """The negative prompt. Raises InvalidInput naming it if it does not fit the encoder."""
+        negative = join_prompt(self.request.negative_prompt, ())
+        try:
+            return self.reference.encode_prompts([negative]).prompts[0] if negative.text else negative
+        except InvalidInput as error:
+            raise InvalidInput("negative_prompt", str(error).removeprefix(f"{error.field}: ")) from None
 
     def _gamma(self) -> Tensor:
         if not self.prompt.targets:
             return torch.zeros(1, len(self.prompt.phrases), device=self.full.embeddings.device)
         if self.method.gamma == "contextual":
-            return control_map.phrase_relevance(*self.full[[1]].phrase_means())
+            phrases, target = self.full[[1]].phrase_means()
+            return control_map.phrase_relevance(phrases[:, :len(self.prompt.phrases)], target)
         phrases = self.clip.embed_text_lists([[phrase.text for phrase in self.prompt.phrases]])
         return control_map.phrase_relevance(phrases, self.clip.embed_texts([self.prompt.target.text]))
 
@@ -138,7 +149,8 @@ class Pair:
         values = {"mean_absolute_difference": mean_absolute_difference(result.original, result.customized)}
         if result.maps:
             outside = resized_map(result.mean_map("sfcm"), result.original.size) < 0.5
-            values["outside_sfcm"] = mean_absolute_difference(result.original, result.customized, outside)
+            if outside.any():
+                values["outside_sfcm"] = mean_absolute_difference(result.original, result.customized, outside)
         if self.prompt.targets:
             pictures = torch.cat([to_tensor(result.original), to_tensor(result.customized)])
             images = self.clip.embed_images(pictures.to(self.clip.device))

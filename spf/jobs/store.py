@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 
-from spf.backbones.checkpoints import home
-from spf.config import REPOSITORY, TrainConfig
-from spf.errors import TrainingError
+from spf.backbones.checkpoints import home, missing_file
+from spf.config import REPOSITORY, TrainConfig, model_preset
+from spf.data.records import read_folder
+from spf.errors import ModelNotFound, TrainingError
 from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
-
 
 
 def runs_root() -> Path:
@@ -21,8 +21,9 @@ def runs_root() -> Path:
 
 
 def runs() -> list[RunFolder]:
-    """All runs, newest first."""
-    return [RunFolder(path.parent) for path in sorted(runs_root().glob("*/status.json"), reverse=True)]
+    """All runs whose status can be read, newest first."""
+    folders = [RunFolder(path.parent) for path in sorted(runs_root().glob("*/status.json"), reverse=True)]
+    return [folder for folder in folders if _readable(folder)]
 
 
 def run(run_id: str) -> RunFolder:
@@ -53,23 +54,29 @@ def active() -> RunFolder | None:
 
 
 def prepare(config: TrainConfig) -> RunFolder:
-    """The folder of a run that is about to start. Raises TrainingError while another one occupies the device."""
+    """The folder of a run that is about to start, when its pictures and model are there and nothing else is running.
+
+    Raises DataError, ModelNotFound, or TrainingError while another run occupies the device; then nothing is written.
+    """
     if (busy := active()) is not None:
         state = status(busy)
         raise TrainingError(
             f"A training run is already under way ({busy.id}, step {state.step} of {state.total_steps}); "
             "wait until it is done, or cancel it.")
+    if (missing := missing_file(model_preset(config.model))) is not None:
+        raise ModelNotFound(f"model: {missing} does not exist; restore it or choose another model.")
+    read_folder(Path(config.data))
     return RunFolder.create(runs_root(), config)
 
 
 def start(config: TrainConfig) -> RunFolder:
     """Start a training run in the background. Raises TrainingError while another one occupies the device."""
     folder = prepare(config)
-    with open(folder.path / "log.txt", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "spf", "train", "--run", str(folder.path)], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, cwd=REPOSITORY, start_new_session=True,
-            env={**os.environ, "SPF_HOME": str(home()), "PYTHONUNBUFFERED": "1"})
+    try:
+        process = _launch(folder)
+    except OSError as error:
+        folder.write_status(RunStatus(state="failed", message=f"The training process could not be started: {error}"))
+        raise TrainingError(f"The training process could not be started ({error}); free some memory and try again.") from None
     created = psutil.Process(process.pid).create_time()
     if folder.status().state == "queued":  # the child has not taken over yet
         folder.write_status(RunStatus(state="queued", pid=process.pid, pid_created=created))
@@ -81,6 +88,23 @@ def cancel(run_id: str) -> RunFolder:
     folder = run(run_id)
     folder.request_cancel()
     return folder
+
+
+def _launch(folder: RunFolder) -> subprocess.Popen:
+    """The detached process that carries out a run; what it prints goes to the run's log."""
+    with open(folder.path / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "spf", "train", "--run", str(folder.path)], stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT, cwd=REPOSITORY, start_new_session=True,
+            env={**os.environ, "SPF_HOME": str(home()), "PYTHONUNBUFFERED": "1"})
+
+
+def _readable(folder: RunFolder) -> bool:
+    try:
+        folder.status()
+    except TrainingError:
+        return False
+    return True
 
 
 def _alive(current: RunStatus) -> bool:

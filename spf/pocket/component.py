@@ -55,7 +55,8 @@ def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadlin
     network.train()
     bar = tqdm(total=steps, initial=progress.step, desc=component.name, unit="step", mininterval=5)
     while progress.step < steps and time.monotonic() < deadline:
-        _step(component, optimizer, progress.step, generator.manual_seed(seed * 1_000_003 + progress.step), folder, device)
+        generator.manual_seed((seed * 1_000_003 + progress.step) % 2**63)
+        _step(component, optimizer, progress.step, generator, folder, device)
         _blend(average, network, min(ema_decay, (1 + progress.step) / (10 + progress.step)))
         progress.step += 1
         progress.seconds = time.monotonic() - started

@@ -22,6 +22,7 @@ from spf.pocket.pictures import PictureSet
 from spf.pocket.world import ATTRIBUTES, TARGETS, Portrait
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+ATTRIBUTES_WEIGHT = 6.0  # it is a mean over ten questions, of which each should weigh about as much as the contrast
 _IGNORE = -100
 
 
@@ -42,7 +43,7 @@ def component(network: CLIP, tokenizer: CLIPTokenizer, pictures: PictureSet, con
         scale = network.logit_scale.exp().clamp(max=100)
         losses = {
             "contrast": _contrast(network, tokenizer, image_features, portraits, scale, rng),
-            "attributes": _attributes(network, tokenizer, image_features, portraits, scale, rng),
+            "attributes": ATTRIBUTES_WEIGHT * _attributes(network, tokenizer, image_features, portraits, scale, rng),
             "presence": _presence(network, tokenizer, image_features, portraits, scale, rng),
         }
         return sum(losses.values()), {name: value.detach() for name, value in losses.items()}

@@ -49,7 +49,7 @@ def train_stage(stage: Stage, examples: Examples, config: StageConfig, seed: int
         for step in tqdm(range(steps), desc=stage.name, unit="step", mininterval=1):
             if watch.is_cancelled():
                 raise Cancelled("Training was cancelled.")
-            generator.manual_seed(seed * 1_000_003 + step)  # noise and timesteps are a function of (seed, step)
+            generator.manual_seed((seed * 1_000_003 + step) % 2**63)  # noise and timesteps depend on (seed, step) only
             batch = examples[rows(seed, step, len(examples), config.train_batch_size)]
             _set_learning_rate(optimizer, config, step)
             values = _step(accelerator, stage, batch, generator, optimizer, config.max_grad_norm)

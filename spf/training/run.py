@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from spf import config as cfg
@@ -40,8 +38,7 @@ class Run:
 
     def execute(self) -> Customization:
         """Train and write the customization. Whatever happens, the status ends in one final state."""
-        process = psutil.Process(os.getpid())
-        self.status = RunStatus(state="running", pid=process.pid, pid_created=process.create_time())
+        self.status = RunStatus.of_this_process("running")
         try:
             written = self._train()
         except Cancelled as error:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import yaml
 from PIL import Image
 from pydantic import Field
 
-from spf.config import Schema, TrainConfig
+from spf.config import Schema, TrainConfig, load_yaml, parse
+from spf.errors import SpfError, TrainingError
 
 State = Literal["queued", "running", "completed", "failed", "cancelled", "interrupted"]
 FINAL_STATES = ("completed", "failed", "cancelled", "interrupted")
@@ -38,6 +40,11 @@ class RunStatus(Schema):
     pid_created: float | None = None  # tells a process from a later one with the same pid
     message: str = ""  # why it failed, or which customization was written
 
+    @classmethod
+    def of_this_process(cls, state: State) -> RunStatus:
+        process = psutil.Process()
+        return cls(state=state, pid=process.pid, pid_created=process.create_time())
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -49,7 +56,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, config: TrainConfig) -> RunFolder:
-        """A new folder named after the time and the customization, with its config.yaml and a queued status."""
+        """A new folder named after the time and the customization, with its config.yaml and a queued status.
+
+        The status names this process, which has the run until it hands it on: without one the run would look abandoned.
+        """
         stamp, number = time.strftime("%Y%m%d-%H%M%S"), 0
         while True:
             path = root / f"{stamp}-{config.name}{f'-{number}' if number else ''}"
@@ -61,14 +71,20 @@ class RunFolder:
         (path / "samples").mkdir()
         folder = cls(path)
         _replace(path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        folder.write_status(RunStatus(state="queued"))
+        folder.write_status(RunStatus.of_this_process("queued"))
         return folder
 
     def config(self) -> TrainConfig:
-        return TrainConfig(**yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+        """Raises InvalidInput naming the file if it is missing or damaged."""
+        return parse(TrainConfig, load_yaml(self.path / "config.yaml"))
 
     def status(self) -> RunStatus:
-        return RunStatus(**json.loads((self.path / "status.json").read_text(encoding="utf-8")))
+        """Raises TrainingError if there is none that can be read."""
+        path = self.path / "status.json"
+        try:
+            return parse(RunStatus, json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, SpfError):
+            raise TrainingError(f"run: {path} is missing or damaged; delete the folder of this run.") from None
 
     def write_status(self, status: RunStatus) -> None:
         _replace(self.path / "status.json", status.model_copy(update={"updated": time.time()}).model_dump_json(indent=2))
@@ -79,12 +95,12 @@ class RunFolder:
             file.write(json.dumps(values, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every complete line logged so far; a line that is being written is left for the next look."""
+        """Every whole line logged so far; what is being written, or was cut off when a process died, is left out."""
         try:
             lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [values for line in lines if line.endswith("\n") and (values := _read_line(line)) is not None]
 
     def save_sample(self, step: int, original: Image.Image, customized: Image.Image, sfcm: np.ndarray) -> None:
         """Preview pictures of one step: original | customized | SFCM (H, W) in [0, 1]."""
@@ -114,6 +130,14 @@ class RunFolder:
 
     def cancel_requested(self) -> bool:
         return (self.path / "cancel").exists()
+
+
+def _read_line(line: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _replace(path: Path, text: str) -> None:

@@ -72,6 +72,7 @@ class Screen:
     busy: bool | None = None
     map_choices: list[tuple[str, str]] | None = None
     map_key: str | None = None
+    map_step: int | None = None
     map_count: int | None = None  # how many steps drew maps
     strip: list[tuple[Picture, str]] | None = None
 
@@ -140,7 +141,7 @@ def show(session: Session, kept: Kept) -> Screen:
     return Screen(
         kept.picture("original"), kept.picture("customized"), drawn.picture,
         markup.caption(drawn.caption, drawn.usable), markup.metrics(kept.result), map_choices=maps.choices(shown),
-        map_key=session.look.map, map_count=len(shown.maps), strip=strip(session))
+        map_key=session.look.map, map_step=session.look.step, map_count=len(shown.maps), strip=strip(session))
 
 
 def redraw(session: Session, look: Look) -> Screen:

@@ -9,13 +9,14 @@ from typing import Any
 import gradio as gr
 
 from spf.config import model_preset
-from spf.ui import catalog, generate_handlers as handlers, maps, markup, strings
-from spf.ui.chips import chips, targets_of, value as chips_value
+from spf.ui import catalog, chips, maps, markup, strings
+from spf.ui import generate_handlers as handlers
 from spf.ui.generate_handlers import Form, Screen
 from spf.ui.live import Service
 from spf.ui.session import Look, Session
 
 DEVICE_QUEUE = "device"  # events that run the model wait for one another
+_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +39,15 @@ class Fields:
     def read(values: tuple[Any, ...]) -> Form:
         """The form out of the values of `all()`."""
         model, customization, base_text, targets, *numbers = values
-        return Form(model, customization or "", base_text, targets_of(targets), *numbers)
+        return Form(model, customization or "", base_text, chips.targets_of(targets), *numbers)
 
     @staticmethod
     def write(form: Form) -> list[Any]:
         """Values for `all()` that show `form`."""
-        return [form.model, gr.update(choices=catalog.customization_choices(form.model), value=form.customization),
-                form.base_text, chips_value(form.targets, catalog.phrases(form.customization)), str(form.seed), form.steps,
-                form.guidance, form.map_steps]
+        choices = catalog.customization_choices(form.model)
+        phrases = chips.value(form.targets, catalog.phrases(form.customization))
+        return [form.model, gr.update(choices=choices, value=form.customization), form.base_text, phrases,
+                str(form.seed), form.steps, form.guidance, form.map_steps]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +64,10 @@ class View:
     cancel: gr.Button
     map_key: gr.Dropdown
     step: gr.Slider
+    strip_box: gr.Column
     strip: gr.Gallery
 
-    def all(self) -> list[gr.components.Component]:
+    def all(self) -> list[Any]:
         return list(vars(self).values())
 
     @staticmethod
@@ -72,15 +75,29 @@ class View:
         """Updates for `all()`; what the screen leaves out is skipped."""
         plain = [gr.skip() if value is None else value for value in (
             screen.original, screen.customized, screen.overlay, screen.caption, screen.status, screen.notice)]
-        busy, count = screen.busy, screen.map_count
+        busy, count, results = screen.busy, screen.map_count, screen.strip
         return [
             *plain,
             gr.skip() if busy is None else gr.update(interactive=not busy),
             gr.skip() if busy is None else gr.update(interactive=busy),
             gr.skip() if screen.map_choices is None else gr.update(choices=screen.map_choices, value=screen.map_key),
-            gr.skip() if count is None else gr.update(maximum=max(count, 2), interactive=count > 1),
-            gr.skip() if screen.strip is None else gr.update(value=screen.strip, visible=bool(screen.strip), selected_index=None),
-        ]
+            gr.skip() if count is None else gr.update(
+                maximum=max(count, 2), value=screen.map_step, interactive=count > 1),
+            gr.skip() if results is None else gr.update(visible=bool(results)),
+            gr.skip() if results is None else gr.update(value=results, selected_index=None)]
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """The controls of the overlay, in the order of `session.Look`."""
+
+    map_key: gr.Dropdown
+    mean: gr.Checkbox
+    step: gr.Slider
+    opacity: gr.Slider
+
+    def all(self) -> list[gr.components.Component]:
+        return list(vars(self).values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,65 +114,87 @@ def add_panel(service: Service) -> GeneratePanel:
     session = gr.State(Session())
     with gr.Row(elem_classes="spf-studio"):
         with gr.Column(scale=2, min_width=300, elem_classes="spf-form"):
-            fields, dice, buttons = _form()
+            fields, dice = _form()
+            generate, cancel, notice = _actions()
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
-            pictures, looks, status = _stage()
-    gallery = gr.Gallery(
-        label=strings.STRIP, format="png", columns=8, rows=1, height=190, object_fit="contain", allow_preview=False,
-        visible=False, interactive=False, buttons=[], elem_id="spf-strip")
-    view = View(*pictures, status, buttons[2], buttons[0], buttons[1], looks[0], looks[2], gallery)
+            pictures = _pictures()
+            caption = gr.HTML(markup.caption(strings.MAP_BEFORE), elem_id="spf-caption")
+            looks = _looks()
+            status = gr.HTML(markup.quiet(strings.STATUS_READY), elem_id="spf-status")
+    with gr.Column(visible=False, elem_classes="spf-strip-box") as strip_box:
+        gr.HTML(markup.heading(strings.STRIP, strings.STRIP_HINT))
+        strip = _strip()
+    view = View(*pictures, caption, status, notice, generate, cancel, looks.map_key, looks.step, strip_box, strip)
     panel = GeneratePanel(session, fields, view)
     _wire_generation(service, panel)
-    _wire_looks(panel, *looks)
+    _wire_restore(panel)
+    _wire_looks(panel, looks)
     _wire_form(panel, dice)
     return panel
 
 
-def _form() -> tuple[Fields, gr.Button, tuple[gr.Button, gr.Button, gr.HTML]]:
+def _form() -> tuple[Fields, gr.Button]:
     preset = model_preset(catalog.DEFAULT_MODEL)
     model = gr.Dropdown(catalog.models(), value=preset.name, label=strings.MODEL, filterable=False, elem_id="spf-model")
     customization = gr.Dropdown(
-        [(strings.NO_CUSTOMIZATION, "")], value="", label=strings.CUSTOMIZATION, filterable=False, elem_id="spf-customization")
-    base_text = gr.Textbox(preset.base_text, label=strings.BASE_TEXT, info=strings.BASE_TEXT_HINT, lines=3, max_lines=8,
-                           elem_id="spf-base-text")
-    targets = chips("spf-targets")
+        [(strings.NO_CUSTOMIZATION, "")], value="", label=strings.CUSTOMIZATION, filterable=False,
+        elem_id="spf-customization")
+    base_text = gr.Textbox(
+        preset.base_text, label=strings.BASE_TEXT, info=strings.BASE_TEXT_HINT, lines=3, max_lines=8,
+        elem_id="spf-base-text")
+    targets = chips.chips("spf-targets")
     with gr.Row(elem_classes="spf-numbers"):
         with gr.Row(elem_classes="spf-seed"):
             seed = gr.Textbox("7", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
-            dice = gr.Button(strings.DICE, size="sm", min_width=40, elem_id="spf-dice")
-        steps = gr.Number(preset.num_inference_steps, label=strings.STEPS, min_width=60, elem_id="spf-steps")
-        guidance = gr.Number(preset.guidance_scale, label=strings.GUIDANCE, step=0.5, min_width=60, elem_id="spf-guidance")
-        map_steps = gr.Number(5, label=strings.MAP_STEPS, min_width=60, elem_id="spf-map-steps")
+            dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
+        numbers = [
+            gr.Number(value, label=label, step=step, min_width=60, elem_id=f"spf-{name}") for name, label, value, step in (
+                ("steps", strings.STEPS, preset.num_inference_steps, 1),
+                ("guidance", strings.GUIDANCE, preset.guidance_scale, 0.5), ("map-steps", strings.MAP_STEPS, 5, 1))]
+    return Fields(model, customization, base_text, targets, seed, *numbers), dice
+
+
+def _actions() -> tuple[gr.Button, gr.Button, gr.HTML]:
     with gr.Row(elem_classes="spf-actions"):
         generate = gr.Button(strings.GENERATE, variant="primary", scale=3, elem_id="spf-generate")
         cancel = gr.Button(strings.CANCEL, interactive=False, scale=1, min_width=80, elem_id="spf-cancel")
-    notice = gr.HTML("", elem_id="spf-notice")
-    return Fields(model, customization, base_text, targets, seed, steps, guidance, map_steps), dice, (generate, cancel, notice)
+    return generate, cancel, gr.HTML("", elem_id="spf-notice")
 
 
-def _stage() -> tuple[tuple, tuple[gr.Dropdown, gr.Checkbox, gr.Slider, gr.Slider], gr.HTML]:
+def _pictures() -> list[gr.Image]:
+    names = (("original", strings.ORIGINAL), ("customized", strings.CUSTOMIZED), ("overlay", strings.OVERLAY))
     with gr.Row(elem_classes="spf-pictures"):
-        pictures = [_picture(strings.ORIGINAL, "spf-original"), _picture(strings.CUSTOMIZED, "spf-customized"),
-                    _picture(strings.OVERLAY, "spf-overlay")]
-    caption = gr.HTML(markup.caption(strings.MAP_BEFORE), elem_id="spf-caption")
-    with gr.Row(elem_classes="spf-looks"):
-        map_key = gr.Dropdown(maps.choices(None), value=maps.SFCM, label=strings.MAP_CHOICE, filterable=False, min_width=200,
-                              scale=3, elem_id="spf-map")
-        with gr.Column(scale=3, min_width=200):
-            mean = gr.Checkbox(True, label=strings.MAP_MEAN, elem_id="spf-mean")
-            step = gr.Slider(1, 5, value=1, step=1, label=strings.MAP_OF_STEP, buttons=[], elem_id="spf-step")
-        with gr.Column(scale=3, min_width=200):
-            gr.HTML(markup.legend())
-            opacity = gr.Slider(0, 1, value=Look().opacity, step=0.05, label=strings.OPACITY, buttons=[], elem_id="spf-opacity")
-    status = gr.HTML(markup.quiet(strings.STATUS_READY), elem_id="spf-status")
-    return (*pictures, caption), (map_key, mean, step, opacity), status
+        return [_picture(title, f"spf-{name}") for name, title in names]
 
 
 def _picture(title: str, elem_id: str) -> gr.Image:
-    with gr.Column(min_width=120, elem_classes="spf-picture"):
+    with gr.Column(min_width=100, elem_classes="spf-picture"):
         gr.HTML(markup.heading(title))
-        return gr.Image(format="png", type="pil", interactive=False, show_label=False, label=title,
-                        buttons=["download", "fullscreen"], elem_id=elem_id, alt_text=title)
+        return gr.Image(
+            format="png", type="pil", interactive=False, show_label=False, label=title, alt_text=title, min_width=100,
+            buttons=["download", "fullscreen"], elem_id=elem_id)
+
+
+def _looks() -> Looks:
+    with gr.Row(elem_classes="spf-looks"):
+        with gr.Column(min_width=200):
+            map_key = gr.Dropdown(
+                maps.choices(None), value=maps.SFCM, label=strings.MAP_CHOICE, filterable=False, elem_id="spf-map")
+        with gr.Column(min_width=200):
+            step = gr.Slider(1, 5, value=1, step=1, label=strings.MAP_OF_STEP, interactive=False, buttons=[],
+                             elem_id="spf-step")
+            mean = gr.Checkbox(True, label=strings.MAP_MEAN, elem_id="spf-mean")
+        with gr.Column(min_width=200):
+            gr.HTML(markup.legend())
+            opacity = gr.Slider(0, 1, value=Look().opacity, step=0.05, label=strings.OPACITY, buttons=[],
+                                elem_id="spf-opacity")
+    return Looks(map_key, mean, step, opacity)
+
+
+def _strip() -> gr.Gallery:
+    return gr.Gallery(
+        show_label=False, label=strings.STRIP, format="png", columns=10, height="auto", object_fit="cover",
+        allow_preview=False, fit_columns=False, interactive=False, buttons=[], elem_id="spf-strip")
 
 
 def _wire_generation(service: Service, panel: GeneratePanel) -> None:
@@ -167,49 +206,52 @@ def _wire_generation(service: Service, panel: GeneratePanel) -> None:
     view.generate.click(
         generate, [panel.session, *panel.fields.all()], view.all(), concurrency_limit=1, concurrency_id=DEVICE_QUEUE,
         show_progress="minimal", show_progress_on=[view.status], api_visibility="private")
-    view.cancel.click(handlers.cancel, [panel.session], None, queue=False, api_visibility="private")
+    view.cancel.click(handlers.cancel, [panel.session], None, **_QUIET)
 
+
+def _wire_restore(panel: GeneratePanel) -> None:
     def restore(session: Session, event: gr.SelectData) -> list[Any]:
         form, screen = handlers.restore(session, event.index)
         return [*Fields.write(form), *View.write(screen)]
 
-    view.strip.select(restore, [panel.session], [*panel.fields.all(), *view.all()], queue=False, show_progress="hidden",
-                      api_visibility="private")
+    panel.view.strip.select(restore, [panel.session], [*panel.fields.all(), *panel.view.all()], **_QUIET)
 
 
-def _wire_looks(panel: GeneratePanel, map_key: gr.Dropdown, mean: gr.Checkbox, step: gr.Slider, opacity: gr.Slider) -> None:
+def _wire_looks(panel: GeneratePanel, looks: Looks) -> None:
     outputs = [panel.view.overlay, panel.view.caption]
 
-    def redraw(session: Session, key: str, mean_of_all: bool, which: int, strength: float) -> list[Any]:
-        screen = handlers.redraw(session, Look(key, mean_of_all, int(which), strength))
+    def redraw(session: Session, key: str, mean: bool, step: float, opacity: float) -> list[Any]:
+        screen = handlers.redraw(session, Look(key, mean, int(step), opacity))
         return [gr.skip() if screen.overlay is None else screen.overlay, screen.caption]
 
-    def redraw_step(session: Session, key: str, which: int, strength: float) -> list[Any]:
-        return [*redraw(session, key, False, which, strength), False]
+    def redraw_step(session: Session, key: str, _mean: bool, step: float, opacity: float) -> list[Any]:
+        return [*redraw(session, key, False, step, opacity), False]
 
-    quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
-    inputs = [panel.session, map_key, mean, step, opacity]
-    for listen in (map_key.input, mean.input, opacity.input):
-        listen(redraw, inputs, outputs, **quiet)
-    step.input(redraw_step, [panel.session, map_key, step, opacity], [*outputs, mean], **quiet)
+    options = _QUIET | {"trigger_mode": "always_last"}
+    inputs = [panel.session, *looks.all()]
+    for listen in (looks.map_key.input, looks.mean.input, looks.opacity.input):
+        listen(redraw, inputs, outputs, **options)
+    looks.step.input(redraw_step, inputs, [*outputs, looks.mean], **options)
 
 
 def _wire_form(panel: GeneratePanel, dice: gr.Button) -> None:
     fields = panel.fields
 
     def choose_customization(name: str, payload: Any) -> dict[str, list[str]]:
-        return chips_value(handlers.targets_for(name, list(targets_of(payload))), catalog.phrases(name))
+        targets = handlers.targets_for(name, list(chips.targets_of(payload)))
+        return chips.value(targets, catalog.phrases(name))
 
     def choose_model(model: str, payload: Any) -> list[Any]:
         preset, name = model_preset(model), catalog.preselected(model)
         choices = gr.update(choices=catalog.customization_choices(model), value=name)
         return [choices, choose_customization(name, payload), preset.num_inference_steps, preset.guidance_scale]
 
-    quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    dice.click(handlers.dice, None, [fields.seed], **quiet)
-    fields.customization.input(choose_customization, [fields.customization, fields.targets], [fields.targets], **quiet)
-    fields.model.input(choose_model, [fields.model, fields.targets],
-                       [fields.customization, fields.targets, fields.steps, fields.guidance], **quiet)
+    dice.click(handlers.dice, None, [fields.seed], **_QUIET)
+    fields.customization.input(
+        choose_customization, [fields.customization, fields.targets], [fields.targets], **_QUIET)
+    fields.model.input(
+        choose_model, [fields.model, fields.targets],
+        [fields.customization, fields.targets, fields.steps, fields.guidance], **_QUIET)
 
 
 def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:
@@ -218,7 +260,6 @@ def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:
         name = catalog.preselected(model)
         choices = gr.update(choices=catalog.customization_choices(model), value=name)
         known = catalog.phrases(name)
-        return [choices, chips_value(known[:1], known)]
+        return [choices, chips.value(known[:1], known)]
 
-    demo.load(fill, [panel.fields.model], [panel.fields.customization, panel.fields.targets], show_progress="hidden",
-              api_visibility="private")
+    demo.load(fill, [panel.fields.model], [panel.fields.customization, panel.fields.targets], **_QUIET)

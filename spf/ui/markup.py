@@ -70,7 +70,8 @@ def legend() -> str:
     """The colour scale with numbers."""
     ticks = "".join(f"<span>{value}</span>" for value in ("0", "0.25", "0.5", "0.75", "1"))
     image = f'<img src="{overlay.data_uri(overlay.legend())}" alt="{escape(strings.LEGEND_ALT)}">'
-    return f'<div class="spf-legend"><span class="spf-label">{escape(strings.LEGEND)}</span>{image}<div>{ticks}</div></div>'
+    label = f'<span class="spf-label">{escape(strings.LEGEND)}</span>'
+    return f'<div class="spf-legend">{label}{image}<div>{ticks}</div></div>'
 
 
 def progress(share: float, headline: str, detail: str) -> str:
@@ -81,8 +82,15 @@ def progress(share: float, headline: str, detail: str) -> str:
     return f'<div class="spf-progress"><h3>{escape(headline)}</h3>{bar}{quiet(detail)}</div>'
 
 
-def heading(text: str) -> str:
-    return f'<h3 class="spf-heading">{escape(text)}</h3>'
+def heading(text: str, hint: str = "") -> str:
+    """A small heading, with a hint in secondary colour behind it."""
+    more = f'<span class="spf-hint">{escape(hint)}</span>' if hint else ""
+    return f'<h3 class="spf-heading">{escape(text)}{more}</h3>'
+
+
+def steps(texts: list[str]) -> str:
+    """What will happen, as a numbered list."""
+    return f'<ol class="spf-steps">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ol>'
 
 
 def header() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,15 @@ class Kept:
         return self.folder / f"{name}.png" if self.folder else getattr(self.result, name)
 
 
-@dataclass(eq=False)
 class Session:
-    """Lives in a gr.State, one per open page; handlers change it in place."""
+    """One open page. Lives in a gr.State, which takes no dataclass apart; handlers change it in place."""
 
-    results: list[Kept] = field(default_factory=list)  # newest first
-    shown: Shown | None = None
-    current: Kept | None = None  # the result on show; None while one grows or was cut off
-    look: Look = Look()
-    stop: threading.Event = field(default_factory=threading.Event)  # set to cancel the generation under way
+    def __init__(self) -> None:
+        self.results: list[Kept] = []  # newest first
+        self.shown: Shown | None = None
+        self.current: Kept | None = None  # the result on show; None while one grows or was cut off
+        self.look = Look()
+        self.stop = threading.Event()  # set to cancel the generation under way
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """gr.State copies its first value for every page: each begins empty."""

@@ -20,19 +20,17 @@ TARGETS_EDIT = "Target phrase"
 TARGETS_REMOVE = "Remove"
 TARGETS_KNOWN = "Taught to this customization:"
 SEED = "Seed"
-DICE = "\U0001f3b2"
-DICE_HINT = "Draw a random seed"
+DICE = "Random"
 STEPS = "Steps"
 GUIDANCE = "Guidance"
 MAP_STEPS = "Map steps"
-MAP_STEPS_HINT = "At how many steps the maps are drawn; 0 draws none"
 GENERATE = "Generate"
 CANCEL = "Cancel"
 
 # --- the pictures
 ORIGINAL = "Original"
 CUSTOMIZED = "Customized"
-OVERLAY = "Where the change may act"
+OVERLAY = "Map over customized"
 MAP_CHOICE = "Map"
 MAP_SFCM = "SFCM: where the target may act"
 MAP_SOFT = "M: where the two models differ"
@@ -59,25 +57,33 @@ STATUS_WAITING = "Getting the model ready … the first portrait after the start
 STATUS_DRAWING = "Drawing: step {step} of {steps}, {seconds:.0f} s"
 STATUS_UNFINISHED = "These pictures are unfinished."
 CANCELLED = "Cancelled. The form is kept."
-CUSTOMIZATION_GONE = "The customization '{name}' of this result does not exist any more; it was made with it, the form says 'None'."
+CUSTOMIZATION_GONE = (
+    "Customization: '{name}', which this result was made with, does not exist any more; choose another one.")
 PHRASES_DROPPED = "Too long for the text encoder: left out of the base text were {phrases}."
 NOT_SAVED = "The result is shown but could not be saved ({reason}); free some space on the disk."
 UNEXPECTED = "Something went wrong inside the app. The form is kept; the server's log names the cause."
 METRICS = {
     "mean_absolute_difference": ("difference {:.1%}", "Mean difference of the two pictures, all pixels"),
     "outside_sfcm": ("outside the SFCM {:.1%}", "Mean difference where the SFCM is below one half: what should stay"),
-    "clip_target_margin": ("target gain {:+.3f}", "CLIP: how much better full text than base text fits the customized portrait"),
+    "clip_target_margin": (
+        "target gain {:+.3f}", "CLIP: how much better the full text than the base text fits the customized portrait"),
     "clip_image_similarity": ("likeness {:.3f}", "CLIP: similarity of the two pictures, 1 is equal"),
 }
 METRIC_UNDEFINED = "n/a"
 SECONDS = "{total:.1f} s (original {original:.1f}, customized {customized:.1f}, maps {maps:.1f})"
 SEED_USED = "seed {seed}"
 STRIP = "This session"
+STRIP_HINT = "Click a picture to bring it back, form included."
 STRIP_CAPTION = "{targets} · seed {seed}"
 STRIP_NO_TARGET = "base text only"
 
 # --- the Teach tab
-TEACH_INTRO = "Teach the model one new phrase from some dozens of pictures. Training goes on if this page is closed."
+TEACH_STEPS = [
+    "Choose pictures that all show one new thing: an example set, or 16 to 64 of your own.",
+    "Stage 1 teaches the phrase. Stage 2 aligns the model with the original everywhere the phrase should not act.",
+    "Watch the losses and samples here. Training goes on if this page is closed, and is found again when it opens.",
+    "The result appears under 'Customization' on the Portrait tab.",
+]
 SOURCE = "Pictures"
 SOURCE_RENDERED = "Example set"
 SOURCE_UPLOAD = "My own"
@@ -100,8 +106,6 @@ BUDGET = "Budget"
 BUDGETS = {"quick": "Quick: minutes on two CPU cores", "paper": "Paper: the published settings, for large models"}
 START = "Start teaching"
 STARTING = "Preparing the pictures …"
-REPORT = "Report on the pictures"
-TRY_IT = "Try it"
 
 NO_RUN = "Nothing is being taught at the moment."
 RUN_STATES = {
@@ -112,7 +116,11 @@ RUN_STATES = {
     "cancelled": "Teaching '{name}' was cancelled",
     "interrupted": "Teaching '{name}' was interrupted",
 }
-RUN_STAGES = {"": "reading and encoding the pictures", "stage1": "stage 1, fine-tuning", "stage2": "stage 2, alignment under the SFCM"}
+RUN_STAGES = {
+    "": "Reading and encoding the pictures",
+    "stage1": "Stage 1, fine-tuning",
+    "stage2": "Stage 2, alignment under the SFCM",
+}
 RUN_RUNNING = "{stage}, step {step} of {total}"
 RUN_ETA = "{eta} left"
 RUN_NEW = "It is selected on the Portrait tab."
@@ -121,7 +129,12 @@ CURVE = "Loss terms"
 CURVE_STEP = "step"
 CURVE_VALUE = "loss"
 CURVE_TERM = "term"
-TERMS = {"diff_loss": "diffusion", "text_loss": "text alignment", "fine_loss": "fine alignment", "enhanced_loss": "enhancement"}
+TERMS = {
+    "diff_loss": "diffusion",
+    "text_loss": "text alignment",
+    "fine_loss": "fine alignment",
+    "enhanced_loss": "enhancement",
+}
 SAMPLE = "Latest sample, step {step}: original, customized, SFCM over customized"
 SAMPLE_NONE = "The first sample picture comes after some steps."
 LOG = "End of the log"

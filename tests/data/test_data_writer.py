@@ -42,10 +42,11 @@ def test_the_same_items_are_the_same_bytes(tmp_path, items):
 
 
 def test_the_metadata_is_readable(tmp_path, picture):
-    write_folder(tmp_path / "set", [(picture(), "une façade, 帽子", "a \"winter\" hat")])
+    base = "une façade, 帽子"
+    write_folder(tmp_path / "set", [(picture(), base, 'a "winter" hat')])
     line = (tmp_path / "set" / METADATA).read_text(encoding="utf-8")
-    assert "façade, 帽子" in line and line.endswith("}\n")
-    assert json.loads(line) == {"file_name": "00000.png", "base_text": "une façade, 帽子", "target_text": 'a "winter" hat'}
+    assert base in line and line.endswith("}\n")
+    assert json.loads(line) == {"file_name": "00000.png", "base_text": base, "target_text": 'a "winter" hat'}
 
 
 def test_an_empty_folder_and_an_own_one_are_replaced(tmp_path, items):
@@ -57,7 +58,8 @@ def test_an_empty_folder_and_an_own_one_are_replaced(tmp_path, items):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("names", [["notes.txt"], [METADATA, "holiday.png"], ["00000.png"], [METADATA, "sub/00000.png"]])
+@pytest.mark.parametrize(
+    "names", [["notes.txt"], [METADATA, "holiday.png"], ["00000.png"], [METADATA, "sub/00000.png"]])
 def test_other_peoples_files_are_not_replaced(tmp_path, items, names):
     folder = tmp_path / "set"
     for name in names:
@@ -122,7 +124,8 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("base, target, word", [("", "a hat", "base_text"), ("a", "\0", "NUL"), ("a hat", "A hat.", "equals")])
+@pytest.mark.parametrize(
+    "base, target, word", [("", "a hat", "base_text"), ("a", "\0", "NUL"), ("a hat", "A hat.", "equals")])
 def test_texts_that_could_not_be_read_back(tmp_path, picture, base, target, word):
     with pytest.raises(DataError, match=rf"picture 2: .*{word}"):
         write_folder(tmp_path / "set", [(picture(), "a person", "a hat"), (picture(), base, target)])
@@ -170,7 +173,9 @@ def test_an_upload_names_everything_that_is_wrong(tmp_path, picture):
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.parametrize("texts, given, word", [("a man", 0, "none were given"), (["a", "b"], 3, "2 texts for 3 pictures"), ([], 1, "0 texts")])
+@pytest.mark.parametrize(
+    "texts, given, word",
+    [("a man", 0, "none were given"), (["a", "b"], 3, "2 texts for 3 pictures"), ([], 1, "0 texts")])
 def test_an_upload_that_does_not_add_up(tmp_path, picture, texts, given, word):
     with pytest.raises(DataError, match=word):
         save_upload([picture(index) for index in range(given)], texts, "a winter hat", tmp_path / "set")

@@ -1,0 +1,241 @@
+"""What the Teach tab does, as plain functions. Training itself runs in a process of its own; this only starts and watches it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from spf import config
+from spf.config import GenerationRequest, TrainConfig, parse
+from spf.data.check import check_folder
+from spf.data.writer import save_upload
+from spf.errors import InvalidInput, SpfError
+from spf.pocket.dataset import render_folder
+from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
+from spf.ui import catalog, overlay, strings
+
+RENDERED, UPLOADED = "rendered", "uploaded"
+CURVE_POINTS = 120  # per loss term: single steps are noise, their means show the trend
+SAMPLE_OPACITY = 0.6
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class TeachForm:
+    """The fields as the page holds them; nothing is checked before `start`."""
+
+    source: str = RENDERED
+    attribute: str | None = None
+    count: Any = 64
+    uploads: tuple[str, ...] = ()
+    phrase: str = ""
+    shared_base: str = ""
+    table: tuple[tuple[str, str], ...] = ()  # (file name, base text) rows, in the order of the uploads
+    name: str = ""
+    budget: str | None = None
+    model: str = catalog.DEFAULT_MODEL
+
+
+class Watched:
+    """The run an open page follows, and what it has shown of it already. Lives in a gr.State."""
+
+    def __init__(self, run_id: str | None = None, announced: bool = True):
+        self.follow(run_id, announced)
+
+    def follow(self, run_id: str | None, announced: bool) -> None:
+        """From now on follow `run_id`; `announced` says that its end is old news."""
+        self.run_id, self.announced = run_id, announced
+        self.updated, self.sample_step = 0.0, -1
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """A look at a run, in words and pictures."""
+
+    headline: str
+    detail: str
+    share: float
+    finished: bool
+    failed: bool
+    curve: pd.DataFrame
+    sample: tuple[Image.Image, Image.Image, Image.Image] | None
+    sample_step: int
+    log: str
+    taught: str | None = None  # the customization, where it is new to the page
+
+
+def start(form: TeachForm) -> tuple[RunFolder, str]:
+    """Write the pictures, look at them, and start the run; returns it and the report on the pictures.
+
+    Raises SpfError; no pictures are then left behind.
+    """
+    from spf.jobs import store
+
+    settings = _settings(form)  # everything that can be refused without a picture is refused first
+    folder = Path(settings.data)
+    _write_pictures(form, folder)
+    try:
+        return store.start(settings), check_folder(folder).to_text()
+    except SpfError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _settings(form: TeachForm) -> TrainConfig:
+    if not form.budget:
+        raise InvalidInput("preset", strings.NO_CHOICE)
+    folder = catalog.home() / "datasets" / f"{form.name}-{uuid.uuid4().hex[:8]}"
+    settings = config.train_config(form.budget, {"model": form.model, "name": form.name.strip(), "data": str(folder)})
+    catalog.require_free(settings.name)
+    if form.source == RENDERED:
+        _check_rendered(form)
+    else:
+        _check_upload(form)
+    return settings
+
+
+def _check_rendered(form: TeachForm) -> None:
+    if not form.attribute:
+        raise InvalidInput("--attribute", strings.NO_CHOICE)
+    if not (isinstance(form.count, int | float) and float(form.count).is_integer()):
+        raise InvalidInput("count", strings.NOT_A_NUMBER.format(example=64))
+
+
+def _check_upload(form: TeachForm) -> None:
+    """Texts are refused by the rules of the request that will use them, under the labels of the page."""
+    if not form.uploads:
+        raise InvalidInput("pictures", strings.NO_PICTURES)
+    if not form.phrase.strip(" ,."):
+        raise InvalidInput("phrase", strings.EMPTY_PHRASE)
+    for base_text in dict.fromkeys(_base_texts(form)):
+        try:
+            parse(GenerationRequest, {"base_text": base_text, "target_texts": (form.phrase,)})
+        except InvalidInput as error:
+            field = "shared_base" if error.field == "base_text" else "phrase"
+            raise InvalidInput(field, str(error).partition(": ")[2]) from None
+
+
+def _base_texts(form: TeachForm) -> list[str]:
+    """One per upload: its row of the table, or the shared text where that row is empty."""
+    rows = {Path(name).name: text.strip() for name, text in form.table}
+    return [rows.get(Path(path).name) or form.shared_base for path in form.uploads]
+
+
+def _write_pictures(form: TeachForm, folder: Path) -> None:
+    if form.source == RENDERED:
+        render_folder(form.attribute, int(form.count), folder)
+    else:
+        save_upload(form.uploads, _base_texts(form), form.phrase, folder)
+
+
+def upload_table(uploads: list[str] | None) -> list[list[str]]:
+    """Rows (file name, empty base text) for pictures that were just given."""
+    return [[Path(path).name, ""] for path in uploads or []]
+
+
+def suggested_name(source: str, attribute: str | None, phrase: str) -> str:
+    """A free name made from what is taught; empty while nothing is chosen."""
+    wish = attribute if source == RENDERED else re.sub(r"[^a-z0-9]+", "-", re.sub(r"^(a|an|the) ", "", phrase.lower())).strip("-")
+    return catalog.free_name(wish[:48]) if wish else ""
+
+
+def attach(watched: Watched) -> None:
+    """Let a freshly opened page follow the run under way, else the last one, else nothing."""
+    from spf.jobs import store
+
+    known = store.runs()
+    run = store.active() or (known[0] if known else None)
+    watched.follow(run.id if run else None, announced=run is None or store.status(run).state in FINAL_STATES)
+
+
+def follow(watched: Watched) -> RunView | None:
+    """A look at the watched run; None where nothing changed since the last one. Notes in `watched` what was shown."""
+    from spf.jobs import store
+
+    if watched.run_id is None:
+        return None
+    run = store.run(watched.run_id)
+    status = store.status(run)
+    if status.updated == watched.updated:
+        return None
+    view = look(run, status, watched)
+    watched.updated, watched.sample_step = status.updated, max(watched.sample_step, view.sample_step)
+    watched.announced = watched.announced or view.finished
+    return view
+
+
+def look(run: RunFolder, status: RunStatus, watched: Watched) -> RunView:
+    samples = run.samples()
+    step = samples[-1]["step"] if samples else -1
+    finished = status.state in FINAL_STATES
+    failed = status.state in ("failed", "interrupted")
+    new = status.state == "completed" and not watched.announced
+    return RunView(
+        headline=strings.RUN_STATES[status.state].format(name=run.config().name), detail=_detail(run, status, new),
+        share=1.0 if status.state == "completed" else status.step / max(status.total_steps, 1),
+        finished=finished, failed=failed, curve=curve(run.metrics()),
+        sample=_sample(samples[-1]) if step > watched.sample_step else None, sample_step=step,
+        log=printable(run.log_tail()) if failed else "", taught=run.config().name if new else None)
+
+
+def _detail(run: RunFolder, status: RunStatus, new: bool) -> str:
+    if status.state == "completed":
+        return strings.RUN_NEW if new else ""
+    if status.state in FINAL_STATES:
+        return status.message
+    if run.cancel_requested():
+        return strings.RUN_CANCELLING
+    stage = strings.RUN_STAGES.get(status.stage, status.stage)
+    if not status.stage:
+        return stage
+    words = strings.RUN_RUNNING.format(stage=stage, step=status.step, total=status.total_steps)
+    return words if status.eta is None else f"{words} · {strings.RUN_ETA.format(eta=duration(status.eta))}"
+
+
+def duration(seconds: float) -> str:
+    """A waiting time in words."""
+    if seconds < 90:
+        return strings.SECONDS_LEFT.format(seconds=round(seconds))
+    return strings.MINUTES.format(minutes=round(seconds / 60))
+
+
+def curve(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    """Every *_loss term over the steps, averaged over equal stretches; columns as strings.CURVE_*."""
+    steps = [line["step"] for line in lines]
+    width = max(1, (max(steps, default=0) + CURVE_POINTS) // CURVE_POINTS)
+    groups: dict[tuple[int, str], list[float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name.endswith("_loss"):
+                groups.setdefault((line["step"] // width, strings.TERMS.get(name, name)), []).append(value)
+    rows = [(part * width + (width - 1) / 2, float(np.mean(values)), term) for (part, term), values in sorted(groups.items())]
+    return pd.DataFrame(rows, columns=[strings.CURVE_STEP, strings.CURVE_VALUE, strings.CURVE_TERM])
+
+
+def _sample(paths: dict[str, Any]) -> tuple[Image.Image, Image.Image, Image.Image]:
+    """Original, customized, and the SFCM over the customized picture."""
+    original, customized = (Image.open(paths[name]).convert("RGB") for name in ("original", "customized"))
+    values = np.asarray(Image.open(paths["sfcm"]).convert("L"), np.float32) / 255
+    return original, customized, overlay.blend(customized, values, SAMPLE_OPACITY)
+
+
+def printable(text: str) -> str:
+    """A log without the control characters that terminals take as commands."""
+    return _ESCAPES.sub("", text)
+
+
+def cancel(watched: Watched) -> None:
+    """Ask the watched run to stop. Raises TrainingError for a run that does not exist."""
+    from spf.jobs import store
+
+    if watched.run_id is not None:
+        store.cancel(watched.run_id)
+        watched.updated = 0.0  # so that the next look tells it

@@ -1,0 +1,247 @@
+"""The Teach tab: choose pictures, phrase and budget on the left; watch the run on the right."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from spf.errors import SpfError
+from spf.ui import catalog, chips, generate_handlers, markup, strings
+from spf.ui import teach_handlers as handlers
+from spf.ui.generate_panel import GeneratePanel
+from spf.ui.teach_handlers import RENDERED, UPLOADED, RunView, TeachForm, Watched
+
+log = logging.getLogger(__name__)
+_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """The form's components, in the order of `handlers.TeachForm`."""
+
+    source: gr.Radio
+    attribute: gr.Dropdown
+    count: gr.Number
+    uploads: gr.File
+    phrase: gr.Textbox
+    shared_base: gr.Textbox
+    table: gr.Dataframe
+    name: gr.Textbox
+    budget: gr.Radio
+
+    def all(self) -> list[gr.components.Component]:
+        return list(vars(self).values())
+
+    @staticmethod
+    def read(values: tuple[Any, ...], model: str) -> TeachForm:
+        """The form out of the values of `all()`."""
+        source, attribute, count, uploads, phrase, shared_base, table, name, budget = values
+        rows = tuple((str(row[0]), str(row[1] or "")) for row in table or [])
+        return TeachForm(source, attribute, count, tuple(uploads or ()), phrase or "", shared_base or "", rows,
+                         name or "", budget, model)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The components that show a run."""
+
+    nothing: gr.HTML
+    box: gr.Column
+    progress: gr.HTML
+    cancel: gr.Button
+    curve: gr.LinePlot
+    sample_words: gr.HTML
+    samples: gr.Row
+    original: gr.Image
+    customized: gr.Image
+    sfcm: gr.Image
+    log: gr.Code
+    timer: gr.Timer
+    start: gr.Button
+
+    def all(self) -> list[Any]:
+        return list(vars(self).values())
+
+    @staticmethod
+    def write(view: RunView) -> list[Any]:
+        """Updates for `all()`; a sample that is on the page already is skipped."""
+        sampled = view.sample_step >= 0
+        words = strings.SAMPLE.format(step=view.sample_step) if sampled else strings.SAMPLE_NONE
+        return [
+            gr.update(visible=False), gr.update(visible=True),
+            markup.progress(view.share, view.headline, view.detail), gr.update(visible=not view.finished),
+            gr.update(value=view.curve, visible=len(view.curve) > 0), markup.quiet("" if view.failed else words),
+            gr.update(visible=sampled), *(view.sample or [gr.skip()] * 3),
+            gr.update(value=view.log, visible=bool(view.log)), gr.Timer(active=not view.finished),
+            gr.update(interactive=view.finished)]
+
+
+@dataclass(frozen=True, eq=False)
+class TeachPanel:
+    """What the rest of the page needs to know of this tab."""
+
+    watched: gr.State
+    fields: Fields
+    view: View
+
+
+def add_panel(portrait: GeneratePanel) -> TeachPanel:
+    """Lay out the tab inside the current gradio context; a taught customization is handed to the Portrait tab."""
+    with gr.Row(elem_classes="spf-studio"):
+        with gr.Column(scale=2, min_width=300, elem_classes="spf-form"):
+            fields = _form()
+            start = gr.Button(strings.START, variant="primary", elem_id="spf-teach-start")
+            notice = gr.HTML("", elem_id="spf-teach-notice")
+        with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
+            view = _stage(start)
+    panel = TeachPanel(gr.State(Watched()), fields, view)
+    _wire_form(fields)
+    _wire_start(panel, notice, portrait)
+    _wire_run(panel, portrait)
+    return panel
+
+
+def _form() -> Fields:
+    sources = [(strings.SOURCE_RENDERED, RENDERED), (strings.SOURCE_UPLOAD, UPLOADED)]
+    source = gr.Radio(sources, value=RENDERED, label=strings.SOURCE, elem_id="spf-source")
+    with gr.Column(elem_classes="spf-part") as rendered:
+        attribute, count = _rendered_fields()
+    with gr.Column(visible=False, elem_classes="spf-part") as uploaded:
+        uploads, phrase, shared_base, table = _upload_fields()
+    name = gr.Textbox("", label=strings.NAME, info=strings.NAME_HINT, max_lines=1, elem_id="spf-name")
+    budgets = catalog.budgets()
+    budget = gr.Radio(budgets, value=budgets[0][1] if budgets else None, label=strings.BUDGET, elem_id="spf-budget")
+
+    def switch(chosen: str) -> tuple[dict, dict]:
+        return gr.update(visible=chosen == RENDERED), gr.update(visible=chosen == UPLOADED)
+
+    source.change(switch, [source], [rendered, uploaded], **_QUIET)
+    return Fields(source, attribute, count, uploads, phrase, shared_base, table, name, budget)
+
+
+def _rendered_fields() -> tuple[gr.Dropdown, gr.Number]:
+    sets = catalog.example_sets()
+    attribute = gr.Dropdown(
+        sets, value=sets[0][1], label=strings.ATTRIBUTE, info=strings.ATTRIBUTE_HINT, filterable=False,
+        elem_id="spf-attribute")
+    return attribute, gr.Number(64, label=strings.COUNT, elem_id="spf-count")
+
+
+def _upload_fields() -> tuple[gr.File, gr.Textbox, gr.Textbox, gr.Dataframe]:
+    uploads = gr.File(
+        label=strings.UPLOAD, file_count="multiple", type="filepath", height=150, elem_id="spf-uploads")
+    phrase = gr.Textbox(
+        label=strings.PHRASE, info=strings.PHRASE_HINT, placeholder=strings.PHRASE_PLACEHOLDER, max_lines=1,
+        elem_id="spf-phrase")
+    shared_base = gr.Textbox(
+        strings.SHARED_BASE_DEFAULT, label=strings.SHARED_BASE, info=strings.SHARED_BASE_HINT, lines=2,
+        elem_id="spf-shared-base")
+    with gr.Accordion(strings.TABLE, open=False):
+        gr.HTML(markup.quiet(strings.TABLE_HINT))
+        table = gr.Dataframe(
+            headers=strings.TABLE_HEADERS, column_count=2, type="array", interactive=True, wrap=True,
+            static_columns=[0], show_label=False, label=strings.TABLE, buttons=[], elem_id="spf-table")
+    return uploads, phrase, shared_base, table
+
+
+def _stage(start: gr.Button) -> View:
+    nothing = gr.HTML(markup.steps(strings.TEACH_STEPS), elem_id="spf-no-run")
+    with gr.Column(visible=False, elem_classes="spf-stage") as box:
+        with gr.Row(elem_classes="spf-run"):
+            progress = gr.HTML("", elem_id="spf-run")
+            cancel = gr.Button(strings.CANCEL, scale=0, min_width=90, elem_id="spf-run-cancel")
+        curve = gr.LinePlot(
+            handlers.curve([]), x=strings.CURVE_STEP, y=strings.CURVE_VALUE, color=strings.CURVE_TERM,
+            title=strings.CURVE, height=300, visible=False, buttons=[], elem_id="spf-curve")
+        words = gr.HTML("", elem_id="spf-sample-words")
+        with gr.Row(visible=False, elem_classes="spf-pictures spf-samples") as samples:
+            pictures = _samples()
+        tail = gr.Code(
+            "", label=strings.LOG, language=None, interactive=False, visible=False, max_lines=20, elem_id="spf-log")
+    return View(nothing, box, progress, cancel, curve, words, samples, *pictures, tail, gr.Timer(1.0, active=False), start)
+
+
+def _samples() -> list[gr.Image]:
+    names = (("original", strings.ORIGINAL), ("customized", strings.CUSTOMIZED), ("sfcm", strings.OVERLAY))
+    return [gr.Image(format="png", type="pil", interactive=False, show_label=False, label=title, alt_text=title,
+                     buttons=["fullscreen"], min_width=100, elem_id=f"spf-sample-{name}") for name, title in names]
+
+
+def _wire_form(fields: Fields) -> None:
+    """The name follows what is taught: it is suggested anew where that changes."""
+    inputs = [fields.source, fields.attribute, fields.phrase]
+    for listen in (fields.source.input, fields.attribute.input, fields.phrase.blur):
+        listen(handlers.suggested_name, inputs, [fields.name], **_QUIET)
+    fields.uploads.change(handlers.upload_table, [fields.uploads], [fields.table], **_QUIET)
+
+
+def _wire_start(panel: TeachPanel, notice: gr.HTML, portrait: GeneratePanel) -> None:
+    def start(watched: Watched, model: str, *values: Any) -> Iterator[list[Any]]:
+        yield [markup.report(strings.STARTING), gr.skip(), gr.update(interactive=False)]
+        try:
+            run, report = handlers.start(Fields.read(values, model))
+        except SpfError as error:
+            yield [markup.problem(error), gr.skip(), gr.update(interactive=True)]
+        except Exception:
+            log.exception("a run could not be started")
+            yield [markup.problem(strings.UNEXPECTED), gr.skip(), gr.update(interactive=True)]
+        else:
+            watched.follow(run.id, announced=False)
+            yield [markup.report(report), gr.Timer(active=True), gr.skip()]
+
+    view = panel.view
+    view.start.click(
+        start, [panel.watched, portrait.fields.model, *panel.fields.all()], [notice, view.timer, view.start],
+        concurrency_limit=1, show_progress="hidden", api_visibility="private")
+
+
+def _wire_run(panel: TeachPanel, portrait: GeneratePanel) -> None:
+    view, fields = panel.view, portrait.fields
+    outputs = [*view.all(), fields.customization, fields.targets, panel.fields.name]
+
+    def poll(watched: Watched, model: str, payload: Any, name: str) -> list[Any]:
+        found = _followed(watched)
+        if found is None:
+            return [gr.skip()] * len(outputs)
+        return [*View.write(found), *_handed(found, model, payload, name)]
+
+    view.timer.tick(
+        poll, [panel.watched, fields.model, fields.targets, panel.fields.name], outputs, show_progress="hidden",
+        api_visibility="private", trigger_mode="once", concurrency_limit=4)
+    view.cancel.click(handlers.cancel, [panel.watched], None, **_QUIET)
+
+
+def _followed(watched: Watched) -> RunView | None:
+    """`handlers.follow`; a run that cannot be read any more is let go instead of failing every second."""
+    try:
+        return handlers.follow(watched)
+    except Exception:
+        log.exception("run %s cannot be followed", watched.run_id)
+        watched.follow(None, announced=True)
+        return RunView(strings.NO_RUN, strings.UNEXPECTED, 0.0, True, True, handlers.curve([]), None, -1, "")
+
+
+def _handed(view: RunView, model: str, payload: Any, name: str) -> list[Any]:
+    """What a new customization changes: it is chosen on the Portrait tab, and its name is no longer free."""
+    if view.taught is None:
+        return [gr.skip()] * 3
+    targets = generate_handlers.targets_for(view.taught, list(chips.targets_of(payload)))
+    return [gr.update(choices=catalog.customization_choices(model), value=view.taught),
+            chips.value(targets, catalog.phrases(view.taught)), catalog.free_name(name) if name else gr.skip()]
+
+
+def opened(panel: TeachPanel, demo: gr.Blocks) -> None:
+    """When the page opens: go on watching the run under way or show the last one, and suggest a name."""
+    view, fields = panel.view, panel.fields
+
+    def attach(watched: Watched, source: str, attribute: str, phrase: str) -> list[Any]:
+        handlers.attach(watched)
+        found = _followed(watched)
+        shown = [gr.skip()] * len(view.all()) if found is None else View.write(found)
+        return [*shown, handlers.suggested_name(source, attribute, phrase)]
+
+    demo.load(attach, [panel.watched, fields.source, fields.attribute, fields.phrase], [*view.all(), fields.name], **_QUIET)
