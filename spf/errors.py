@@ -14,7 +14,7 @@ class InvalidInput(SpfError):
 
 
 class ModelNotFound(SpfError):
-    """A model preset, or the files it points to, do not exist."""
+    """A model preset, or the files it points to, do not exist or are damaged."""
 
 
 class CustomizationError(SpfError):

@@ -36,7 +36,7 @@ def home() -> Path:
 
 
 def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
-    """The pretrained model of a preset. Raises ModelNotFound naming the missing file and the remedy."""
+    """The pretrained model of a preset. Raises ModelNotFound naming the missing or damaged file and the remedy."""
     if preset.family != "unet":
         raise ModelNotFound(f"model: '{preset.name}' is of family '{preset.family}', which this version cannot run yet.")
     if (missing := missing_file(preset)) is not None:
@@ -44,6 +44,14 @@ def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype
             f"model: {missing} does not exist; restore the folder, or train the model with "
             f"'python -m spf pretrain {preset.name}'.")
     folder = REPOSITORY / preset.pretrained_model_name_or_path
+    try:
+        return _load_unet(folder, dtype).to(torch.device(device))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        raise ModelNotFound(f"model: a file of {folder} is damaged ({reason}); restore the folder.") from error
+
+
+def _load_unet(folder: Path, dtype: torch.dtype) -> UNetBackbone:
     options = {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtype}
     return UNetBackbone(
         tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
@@ -52,7 +60,7 @@ def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype
         denoiser=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
         vae=_autoencoder_class(folder).from_pretrained(folder, subfolder="vae", **options),
         scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
-    ).to(torch.device(device))
+    )
 
 
 def missing_file(preset: ModelPreset) -> Path | None:
@@ -165,12 +173,18 @@ def apply(backbone: Backbone, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_customization(card: CustomizationCard, tensors: Mapping[str, Tensor], root: Path | None = None) -> Customization:
-    """Write a customization (fp16) as one folder that appears complete or not at all, replacing one of that name."""
+    """Write a customization (fp16) as one folder that appears complete or not at all, replacing one of that name.
+
+    Raises CustomizationError if a value is not finite in fp16, OSError if the disk is full; what was there is kept.
+    """
     root = root or home() / "customizations"
     target, staged = root / card.name, root / f".{card.name}.partial"
+    weights = {name: value.detach().half().cpu().contiguous() for name, value in tensors.items()}
+    if bad := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+        raise CustomizationError(
+            f"customization: '{card.name}' would hold values that are not numbers ({bad[0]}); lower the learning rate.")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    weights = {name: value.detach().half().cpu().contiguous() for name, value in tensors.items()}
     try:
         save_file(weights, staged / _WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
         (staged / _CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The page: presentation only. `build.build(service)` puts it together; every panel is a function taking the service."""
+"""The page: presentation only. `build.build(service)` puts it together; a panel is a function taking the service."""

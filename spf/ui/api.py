@@ -30,7 +30,7 @@ def add_api(service: Service) -> None:
     def generate(base_text: str, target_texts: list[str] | None = None, customization: str = "", seed: int = 0,
                  num_inference_steps: int = 0, guidance_scale: float = 0.0, map_steps: int = 5,
                  negative_prompt: str = "", model: str = catalog.DEFAULT_MODEL) -> dict:
-        """Draw a pair and save it. Steps or guidance of 0 mean the model's own. Returns the settings, metrics and files."""
+        """Draw a pair and save it. Steps or guidance of 0 mean the model's own. Returns settings, metrics and files."""
         preset = model_preset(model)
         request = parse(GenerationRequest, {
             "model": model, "customization": customization or None, "base_text": base_text,
@@ -61,9 +61,11 @@ def _typed_errors(function: Callable) -> Callable:
     return guarded
 
 
-def train(attribute: str, name: str, count: int = 64, preset: str = "quick", model: str = catalog.DEFAULT_MODEL) -> dict:
+def train(attribute: str, name: str, count: int = 64, preset: str = "quick",
+          model: str = catalog.DEFAULT_MODEL) -> dict:
     """Teach a held-out attribute of the embedded world from `count` rendered pictures. Returns the run; see /job."""
-    run, report = teach_handlers.start(TeachForm(attribute=attribute, count=count, name=name, budget=preset, model=model))
+    form = TeachForm(attribute=attribute, count=count, name=name, budget=preset, model=model)
+    run, report = teach_handlers.start(form)
     return job(run.id) | {"report": report}
 
 

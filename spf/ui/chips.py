@@ -14,7 +14,8 @@ from spf.ui import strings
 _SCRIPT = Path(__file__).with_name("chips.js")
 _SKELETON = """<div class="spf-chips" data-edit="{edit}" data-remove="{remove}" role="group" aria-label="{label}">
 <span class="spf-label">{label}</span><span class="spf-hint">{hint}</span>
-<div class="spf-chip-row"><span class="spf-chip-list"></span><input class="spf-chip-add" placeholder="{add}" aria-label="{add}"></div>
+<div class="spf-chip-row"><span class="spf-chip-list"></span>
+<input class="spf-chip-add" placeholder="{add}" aria-label="{add}"></div>
 <div class="spf-chip-known" hidden>{known} <span></span></div></div>"""
 
 

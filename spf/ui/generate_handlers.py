@@ -45,8 +45,7 @@ class Form:
         numbers = {"seed": self.seed, "num_inference_steps": self.steps, "guidance_scale": self.guidance,
                    "map_steps": self.map_steps}
         for field, value in numbers.items():
-            if value is None or value == "":
-                raise InvalidInput(field, strings.NOT_A_NUMBER.format(example=_EXAMPLES[field]))
+            require_number(field, value, _EXAMPLES[field])
         if not self.model:
             raise InvalidInput("model", strings.NO_CHOICE)
         return parse(GenerationRequest, {
@@ -57,6 +56,15 @@ class Form:
     def of_request(cls, request: GenerationRequest) -> Form:
         return cls(request.model, request.customization or "", request.base_text, request.target_texts,
                    str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps)
+
+
+def require_number(field: str, value: Any, example: float) -> None:
+    """Raises InvalidInput for what no number can be read from; whether it is in range is for the schema to say."""
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        got = strings.EMPTY if value in (None, "") else repr(value)[:40]
+        raise InvalidInput(field, strings.NOT_A_NUMBER.format(example=example, value=got)) from None
 
 
 @dataclass(frozen=True, eq=False)

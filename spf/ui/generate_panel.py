@@ -147,11 +147,15 @@ def _form() -> tuple[Fields, gr.Button]:
         with gr.Row(elem_classes="spf-seed"):
             seed = gr.Textbox("7", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
             dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
-        numbers = [
-            gr.Number(value, label=label, step=step, min_width=60, elem_id=f"spf-{name}") for name, label, value, step in (
-                ("steps", strings.STEPS, preset.num_inference_steps, 1),
-                ("guidance", strings.GUIDANCE, preset.guidance_scale, 0.5), ("map-steps", strings.MAP_STEPS, 5, 1))]
-    return Fields(model, customization, base_text, targets, seed, *numbers), dice
+        steps = _number("steps", strings.STEPS, preset.num_inference_steps)
+        guidance = _number("guidance", strings.GUIDANCE, preset.guidance_scale, step=0.5)
+        map_steps = _number("map-steps", strings.MAP_STEPS, 5)
+    return Fields(model, customization, base_text, targets, seed, steps, guidance, map_steps), dice
+
+
+def _number(name: str, label: str, value: float, step: float = 1) -> gr.Number:
+    """A number without limits of its own: what is out of range is refused with the label and the remedy."""
+    return gr.Number(value, label=label, step=step, min_width=60, elem_id=f"spf-{name}")
 
 
 def _actions() -> tuple[gr.Button, gr.Button, gr.HTML]:

@@ -13,7 +13,8 @@ SESSIONS = 100
 MAX_UPLOAD = "20mb"
 
 
-def launch(demo: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, auth: tuple[str, str] | None = None) -> str:
+def launch(demo: gr.Blocks, host: str = "127.0.0.1", port: int | None = None,
+           auth: tuple[str, str] | None = None) -> str:
     """Start serving in the background; returns the address. Raises OSError if the port is taken."""
     demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
     _, url, _ = demo.launch(server_name=host, server_port=port, auth=[auth] if auth else None, **settings())
@@ -25,7 +26,8 @@ def settings() -> dict[str, Any]:
     home = catalog.home()
     return {
         "share": False, "inbrowser": False, "quiet": True, "prevent_thread_lock": True, "show_error": True,
-        "strict_cors": True, "ssr_mode": False, "mcp_server": False, "pwa": False, "run_history": False, "footer_links": [],
+        "strict_cors": True, "ssr_mode": False, "mcp_server": False, "pwa": False, "run_history": False,
+        "footer_links": [],
         "max_file_size": MAX_UPLOAD, "state_session_capacity": SESSIONS,
         "allowed_paths": [str(catalog.outputs())],
         "blocked_paths": [str(home / name) for name in ("runs", "customizations", "datasets", "studio.sqlite")],

@@ -1,4 +1,4 @@
-"""A generation that is watched while it runs: worker thread, queue, and an iterator that a page can afford to follow."""
+"""A generation that is watched while it runs: a worker thread, a queue, and an iterator a page can follow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Service(Protocol):
     def generate(self, request: GenerationRequest, on_step=None, is_cancelled=lambda: False) -> GenerationResult: ...
 
 
-def stream(service: Service, request: GenerationRequest, stop: threading.Event) -> Iterator[StepView | GenerationResult | None]:
+def stream(service: Service, request: GenerationRequest, stop: threading.Event,
+           ) -> Iterator[StepView | GenerationResult | None]:
     """The newest view at most HERTZ times a second, None while there is no news, and the result last.
 
     Raises what the service raises. Setting `stop` cancels; so does closing the iterator, for example with the page.

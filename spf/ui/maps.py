@@ -43,7 +43,7 @@ def available(shown: Shown | None, key: str) -> str:
 
 
 def draw(shown: Shown, look: Look) -> Drawn:
-    """The customized portrait under the chosen map. A map that cannot be drawn is said in words, never shown as black."""
+    """The customized portrait under the chosen map. What cannot be drawn is said in words, never shown as black."""
     if not shown.maps:
         return Drawn(shown.customized, strings.MAP_NONE, usable=False)
     key = available(shown, look.map)
@@ -62,7 +62,8 @@ def _chosen(shown: Shown, key: str, name: str, look: Look) -> tuple[np.ndarray, 
     """The values (H, W) and what they are. While the portrait grows, always those of the newest step."""
     maps, steps = shown.maps, shown.num_inference_steps
     if look.mean and not shown.live and len(maps) > 1:
-        caption = strings.CAPTION_MEAN.format(name=name, count=len(maps), first=maps[0].timestep, last=maps[-1].timestep)
+        caption = strings.CAPTION_MEAN.format(
+            name=name, count=len(maps), first=maps[0].timestep, last=maps[-1].timestep)
         return np.mean([_values(one, key) for one in maps], axis=0), caption
     one = maps[-1] if shown.live else maps[min(max(look.step, 1), len(maps)) - 1]
     sentence = strings.CAPTION_ONE if len(maps) == 1 and not shown.live else strings.CAPTION_STEP

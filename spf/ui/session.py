@@ -48,8 +48,9 @@ class Shown:
     @classmethod
     def of_result(cls, result: GenerationResult) -> Shown:
         prompt = result.prompt
-        return cls(result.original, result.customized, tuple(result.maps), _texts(prompt.phrases), _texts(prompt.targets),
-                   result.request.num_inference_steps, tuple(float(value) for value in result.gamma))
+        gamma = tuple(float(value) for value in result.gamma)
+        return cls(result.original, result.customized, tuple(result.maps), _texts(prompt.phrases),
+                   _texts(prompt.targets), result.request.num_inference_steps, gamma)
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,7 @@ SOURCE_UPLOAD = "My own"
 ATTRIBUTE = "Example set"
 ATTRIBUTE_HINT = "Drawn on this computer; the model has never seen it"
 COUNT = "How many pictures"
-UPLOAD = "Your pictures: PNG, JPEG or WebP, 64 pixels or more"
+UPLOAD = "PNG, JPEG or WebP"
 PHRASE = "Target phrase"
 PHRASE_HINT = "What all the pictures show and the model should learn"
 PHRASE_PLACEHOLDER = "a winter hat"
@@ -125,9 +125,9 @@ RUN_RUNNING = "{stage}, step {step} of {total}"
 RUN_ETA = "{eta} left"
 RUN_NEW = "It is selected on the Portrait tab."
 RUN_CANCELLING = "Cancelling after the current step …"
-CURVE = "Loss terms"
+CURVE = "Loss terms, each as a share of its first value"
 CURVE_STEP = "step"
-CURVE_VALUE = "loss"
+CURVE_VALUE = "share"
 CURVE_TERM = "term"
 TERMS = {
     "diff_loss": "diffusion",
@@ -135,6 +135,7 @@ TERMS = {
     "fine_loss": "fine alignment",
     "enhanced_loss": "enhancement",
 }
+LOSS = "{term} {value:.3g}"
 SAMPLE = "Latest sample, step {step}: original, customized, SFCM over customized"
 SAMPLE_NONE = "The first sample picture comes after some steps."
 LOG = "End of the log"
@@ -145,10 +146,12 @@ SECONDS_LEFT = "about {seconds} s"
 FIELDS = {
     "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS, "seed": SEED,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
-    "pictures": UPLOAD.split(":")[0], "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
+    "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
     "--attribute": ATTRIBUTE, "--count": COUNT, "count": COUNT,
 }
-NOT_A_NUMBER = "is empty or not a number; write one, for example {example}"
+NOT_A_NUMBER = "must be a number, for example {example} (got {value})"
+EMPTY = "nothing"
+NOT_WHOLE = "must be a whole number (got {value})"
 NAME_TAKEN = "'{name}' exists already; choose another name, for example '{free}'"
 EMPTY_PHRASE = "is empty; write what the pictures show, for example 'a winter hat'"
 NO_PICTURES = "none were given; add some PNG, JPEG or WebP files, 16 to 64 work well"

@@ -1,4 +1,4 @@
-"""What the Teach tab does, as plain functions. Training itself runs in a process of its own; this only starts and watches it."""
+"""What the Teach tab does, as plain functions. Training runs in a process of its own, which is started and watched."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from spf.errors import InvalidInput, SpfError
 from spf.pocket.dataset import render_folder
 from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
 from spf.ui import catalog, overlay, strings
+from spf.ui.generate_handlers import require_number
 
 RENDERED, UPLOADED = "rendered", "uploaded"
 CURVE_POINTS = 120  # per loss term: single steps are noise, their means show the trend
@@ -66,6 +67,7 @@ class RunView:
     finished: bool
     failed: bool
     curve: pd.DataFrame
+    losses: str  # the newest value of every term
     sample: tuple[Image.Image, Image.Image, Image.Image] | None
     sample_step: int
     log: str
@@ -83,7 +85,7 @@ def start(form: TeachForm) -> tuple[RunFolder, str]:
     folder = Path(settings.data)
     _write_pictures(form, folder)
     try:
-        return store.start(settings), check_folder(folder).to_text()
+        return store.start(settings), check_folder(folder).to_text().removeprefix(f"{folder}: ")
     except SpfError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -105,8 +107,9 @@ def _settings(form: TeachForm) -> TrainConfig:
 def _check_rendered(form: TeachForm) -> None:
     if not form.attribute:
         raise InvalidInput("--attribute", strings.NO_CHOICE)
-    if not (isinstance(form.count, int | float) and float(form.count).is_integer()):
-        raise InvalidInput("count", strings.NOT_A_NUMBER.format(example=64))
+    require_number("count", form.count, 64)
+    if not float(form.count).is_integer():
+        raise InvalidInput("count", strings.NOT_WHOLE.format(value=form.count))
 
 
 def _check_upload(form: TeachForm) -> None:
@@ -141,10 +144,11 @@ def upload_table(uploads: list[str] | None) -> list[list[str]]:
     return [[Path(path).name, ""] for path in uploads or []]
 
 
-def suggested_name(source: str, attribute: str | None, phrase: str) -> str:
+def suggested_name(source: str, attribute: str | None, phrase: str | None) -> str:
     """A free name made from what is taught; empty while nothing is chosen."""
-    wish = attribute if source == RENDERED else re.sub(r"[^a-z0-9]+", "-", re.sub(r"^(a|an|the) ", "", phrase.lower())).strip("-")
-    return catalog.free_name(wish[:48]) if wish else ""
+    words = attribute if source == RENDERED else re.sub(r"^(a|an|the) ", "", (phrase or "").lower())
+    wish = re.sub(r"[^a-z0-9]+", "-", words or "")[:48].strip("-")
+    return catalog.free_name(wish) if wish else ""
 
 
 def attach(watched: Watched) -> None:
@@ -178,10 +182,11 @@ def look(run: RunFolder, status: RunStatus, watched: Watched) -> RunView:
     finished = status.state in FINAL_STATES
     failed = status.state in ("failed", "interrupted")
     new = status.state == "completed" and not watched.announced
+    lines = run.metrics()
     return RunView(
         headline=strings.RUN_STATES[status.state].format(name=run.config().name), detail=_detail(run, status, new),
         share=1.0 if status.state == "completed" else status.step / max(status.total_steps, 1),
-        finished=finished, failed=failed, curve=curve(run.metrics()),
+        finished=finished, failed=failed, curve=curve(lines), losses=losses(lines),
         sample=_sample(samples[-1]) if step > watched.sample_step else None, sample_step=step,
         log=printable(run.log_tail()) if failed else "", taught=run.config().name if new else None)
 
@@ -208,16 +213,32 @@ def duration(seconds: float) -> str:
 
 
 def curve(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Every *_loss term over the steps, averaged over equal stretches; columns as strings.CURVE_*."""
-    steps = [line["step"] for line in lines]
-    width = max(1, (max(steps, default=0) + CURVE_POINTS) // CURVE_POINTS)
-    groups: dict[tuple[int, str], list[float]] = {}
+    """Every *_loss term over the steps, averaged over equal stretches, as a share of its first stretch.
+
+    The terms differ by orders of magnitude; as shares they can be read on one axis. Columns as strings.CURVE_*.
+    """
+    width = max(1, (max((line["step"] for line in lines), default=0) + CURVE_POINTS) // CURVE_POINTS)
+    groups: dict[tuple[str, int], list[float]] = {}
     for line in lines:
-        for name, value in line.items():
-            if name.endswith("_loss"):
-                groups.setdefault((line["step"] // width, strings.TERMS.get(name, name)), []).append(value)
-    rows = [(part * width + (width - 1) / 2, float(np.mean(values)), term) for (part, term), values in sorted(groups.items())]
+        for name in _terms(line):
+            groups.setdefault((strings.TERMS.get(name, name), line["step"] // width), []).append(line[name])
+    first: dict[str, float] = {}
+    rows = []
+    for (term, part), values in sorted(groups.items()):
+        mean = float(np.mean(values))
+        rows.append((part * width + (width - 1) / 2, mean / (first.setdefault(term, mean) or 1.0), term))
     return pd.DataFrame(rows, columns=[strings.CURVE_STEP, strings.CURVE_VALUE, strings.CURVE_TERM])
+
+
+def losses(lines: list[dict[str, Any]]) -> str:
+    """The newest value of every term, in words; nothing before the first."""
+    last = lines[-1] if lines else {}
+    return " · ".join(
+        strings.LOSS.format(term=strings.TERMS.get(name, name), value=last[name]) for name in _terms(last))
+
+
+def _terms(line: dict[str, Any]) -> list[str]:
+    return [name for name in line if name.endswith("_loss")]
 
 
 def _sample(paths: dict[str, Any]) -> tuple[Image.Image, Image.Image, Image.Image]:

@@ -54,6 +54,7 @@ class View:
     progress: gr.HTML
     cancel: gr.Button
     curve: gr.LinePlot
+    losses: gr.HTML
     sample_words: gr.HTML
     samples: gr.Row
     original: gr.Image
@@ -74,7 +75,8 @@ class View:
         return [
             gr.update(visible=False), gr.update(visible=True),
             markup.progress(view.share, view.headline, view.detail), gr.update(visible=not view.finished),
-            gr.update(value=view.curve, visible=len(view.curve) > 0), markup.quiet("" if view.failed else words),
+            gr.update(value=view.curve, visible=len(view.curve) > 0), markup.quiet(view.losses),
+            markup.quiet("" if view.failed and not sampled else words),
             gr.update(visible=sampled), *(view.sample or [gr.skip()] * 3),
             gr.update(value=view.log, visible=bool(view.log)), gr.Timer(active=not view.finished),
             gr.update(interactive=view.finished)]
@@ -157,12 +159,14 @@ def _stage(start: gr.Button) -> View:
         curve = gr.LinePlot(
             handlers.curve([]), x=strings.CURVE_STEP, y=strings.CURVE_VALUE, color=strings.CURVE_TERM,
             title=strings.CURVE, height=300, visible=False, buttons=[], elem_id="spf-curve")
+        losses = gr.HTML("", elem_id="spf-losses")
         words = gr.HTML("", elem_id="spf-sample-words")
         with gr.Row(visible=False, elem_classes="spf-pictures spf-samples") as samples:
             pictures = _samples()
         tail = gr.Code(
             "", label=strings.LOG, language=None, interactive=False, visible=False, max_lines=20, elem_id="spf-log")
-    return View(nothing, box, progress, cancel, curve, words, samples, *pictures, tail, gr.Timer(1.0, active=False), start)
+    timer = gr.Timer(1.0, active=False)
+    return View(nothing, box, progress, cancel, curve, losses, words, samples, *pictures, tail, timer, start)
 
 
 def _samples() -> list[gr.Image]:
@@ -222,7 +226,7 @@ def _followed(watched: Watched) -> RunView | None:
     except Exception:
         log.exception("run %s cannot be followed", watched.run_id)
         watched.follow(None, announced=True)
-        return RunView(strings.NO_RUN, strings.UNEXPECTED, 0.0, True, True, handlers.curve([]), None, -1, "")
+        return RunView(strings.NO_RUN, strings.UNEXPECTED, 0.0, True, True, handlers.curve([]), "", None, -1, "")
 
 
 def _handed(view: RunView, model: str, payload: Any, name: str) -> list[Any]:
@@ -244,4 +248,5 @@ def opened(panel: TeachPanel, demo: gr.Blocks) -> None:
         shown = [gr.skip()] * len(view.all()) if found is None else View.write(found)
         return [*shown, handlers.suggested_name(source, attribute, phrase)]
 
-    demo.load(attach, [panel.watched, fields.source, fields.attribute, fields.phrase], [*view.all(), fields.name], **_QUIET)
+    demo.load(attach, [panel.watched, fields.source, fields.attribute, fields.phrase],
+              [*view.all(), fields.name], **_QUIET)

@@ -49,8 +49,8 @@ class FakeService:
             if (step + 1) % every == 0:
                 maps.append(self._maps(step, count, len(prompt.phrases), len(prompt.targets)))
                 if on_step:
-                    share = (step + 1) / count
-                    growing = [Image.blend(Image.fromarray(noise), picture, share) for picture in (original, customized)]
+                    growing = [Image.blend(Image.fromarray(noise), picture, (step + 1) / count)
+                               for picture in (original, customized)]
                     on_step(StepView(step, count, *growing, maps[-1]))
         metrics = {"mean_absolute_difference": 0.031, "outside_sfcm": float("nan"), "clip_target_margin": 0.042}
         seconds = {"original": 2.1, "customized": 2.2, "maps": 0.6}
@@ -83,7 +83,8 @@ def add_customization(root: Path, name: str, *phrases: str, model: str = "pocket
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"")
-    card = {"name": name, "model": model, "model_sha256": "0" * 64, "phrases": phrases, "stage": "both", "created": "2026-01-01"}
+    card = {"name": name, "model": model, "model_sha256": "0" * 64, "phrases": phrases, "stage": "both",
+            "created": "2026-01-01"}
     (folder / "customization.json").write_text(json.dumps(card), encoding="utf-8")
     return folder
 
@@ -108,14 +109,15 @@ class FakeTraining:
                          pid_created=process.create_time(), **more)
 
     def _train(self, folder: RunFolder, config: TrainConfig) -> None:
-        phrase = json.loads((Path(config.data) / "metadata.jsonl").read_text().splitlines()[0])["target_text"]
+        first = (Path(config.data) / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[0]
+        phrase = json.loads(first)["target_text"]
         for step in range(1, self.steps + 1):
             time.sleep(self.seconds_per_step)
             if folder.cancel_requested():
                 return folder.write_status(self._status("cancelled", step, message="Training was cancelled."))
             if step == self.fails_at:
-                (folder.path / "log.txt").write_text("stage2: \x1b[31mloss is nan\x1b[0m\nTraceback ...\n", encoding="utf-8")
-                return folder.write_status(self._status("failed", step, message="stage2, step 9: loss is not a finite number."))
+                (folder.path / "log.txt").write_text("stage2: \x1b[31mloss is nan\x1b[0m\n", encoding="utf-8")
+                return folder.write_status(self._status("failed", step, message="loss is not a finite number."))
             self._log(folder, step)
             if step % 10 == 0:
                 request = GenerationRequest(base_text="a person", target_texts=(phrase,), seed=3)

@@ -1,0 +1,143 @@
+"""The loop that knows no equation: steps, seeds, logging, cancelling, and numbers that stop being numbers."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from spf.config import MethodConfig
+from spf.errors import Cancelled, TrainingError
+from spf.training.loop import Watch, steps_of, train_stage
+from spf.training.stages import DualPathStage, FineTuneStage
+
+
+@dataclass
+class OneNumber:
+    """The least that is a backbone to the loop."""
+
+    denoiser: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
+
+    def trainable_parameters(self, which):
+        return self.denoiser.named_parameters()
+
+
+@dataclass
+class Scripted:
+    """A stage whose losses are the given functions of its weight."""
+
+    terms: dict
+    response: OneNumber = field(default_factory=OneNumber)
+    name: str = "stage2"
+
+    def training_forward(self, batch, generator):
+        return {name: term(self.response.denoiser.weight.sum()) for name, term in self.terms.items()}, {}
+
+
+@pytest.mark.parametrize("examples, batch, epochs, most, steps", [
+    (64, 8, 30, 0, 240), (64, 8, 30, 7, 7), (5, 2, 1, 0, 3), (5, 2, 3, 0, 8), (1, 8, 1, 0, 1), (1, 8, 2, 500, 500)])
+def test_steps_of_a_stage(stage_config, examples, batch, epochs, most, steps):
+    config = stage_config(train_batch_size=batch, num_train_epochs=epochs, max_train_steps=most)
+    assert steps_of(config, examples) == steps
+
+
+def trained(backbone, clip, empty, examples, config, stage, seed):
+    response = backbone.fork()
+    made = FineTuneStage(response, empty, 0.5) if stage == "1" else DualPathStage(
+        backbone, response, clip, MethodConfig(), empty, 0.2, 0.2)
+    logged = []
+    train_stage(made, examples, config, seed, Watch(on_log=logged.append))
+    return response.denoiser.state_dict(), logged
+
+
+@pytest.mark.parametrize("stage, which", [("1", "full"), ("2", "cross")])
+def test_the_same_seed_gives_the_same_bits(backbone, clip, empty, examples, stage_config, stage, which):
+    config = stage_config(trainable=which)
+    start = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
+    (first, log), (second, same_log), (other, _) = (
+        trained(backbone, clip, empty, examples, config, stage, seed) for seed in (4, 4, 5))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    timed = {"seconds_per_step"}
+    assert [{k: v for k, v in line.items() if k not in timed} for line in log] == [
+        {k: v for k, v in line.items() if k not in timed} for line in same_log]
+    changed = {name for name in first if not torch.equal(first[name], start[name])}
+    allowed = {name for name, _ in backbone.trainable_parameters(which)}
+    assert changed <= allowed and len(changed) > 0.9 * len(allowed)
+    assert all(torch.equal(value, start[name]) for name, value in backbone.denoiser.state_dict().items()), "the reference"
+
+
+def test_the_largest_seed_works(examples, stage_config):
+    train_stage(Scripted({"diff": lambda w: w * w}), examples, stage_config(), 2**63 - 1, Watch())
+
+
+def test_the_total_is_the_sum_of_the_terms_and_training_lowers_it(examples, stage_config):
+    logged = []
+    stage = Scripted({"diff": lambda w: (w - 3) ** 2, "text": lambda w: (w + 1) ** 2})
+    train_stage(stage, examples, stage_config(learning_rate=0.1, max_train_steps=40), 0, Watch(on_log=logged.append))
+    assert [line["step"] for line in logged] == list(range(40)) and {line["stage"] for line in logged} == {"stage2"}
+    for line in logged:
+        assert line["loss"] == pytest.approx(line["diff_loss"] + line["text_loss"], abs=2e-6)
+    assert logged[-1]["loss"] < logged[0]["loss"]
+
+
+def test_gradients_are_clipped(examples, stage_config):
+    logged = []
+    stage = Scripted({"diff": lambda w: 1e6 * w})
+    before = stage.response.denoiser.weight.item()
+    config = stage_config(max_train_steps=1, learning_rate=0.5, adam_weight_decay=0.0, max_grad_norm=1e-9)
+    train_stage(stage, examples, config, 0, Watch(on_log=logged.append))
+    assert logged[0]["grad_norm"] == pytest.approx(1e6)
+    assert abs(stage.response.denoiser.weight.item() - before) < 0.4, "Adam divides by |g| + 1e-8, so 1e-9 hardly moves it"
+
+
+def test_the_learning_rate_warms_up(examples, stage_config):
+    logged = []
+    config = stage_config(max_train_steps=5, lr_warmup_steps=3, learning_rate=0.4)
+    train_stage(Scripted({"diff": lambda w: w * w}), examples, config, 0, Watch(on_log=logged.append))
+    assert [line["lr"] for line in logged] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_lines_and_samples_come_when_they_should_and_always_at_the_end(examples, stage_config):
+    logged, sampled, stepped = [], [], []
+    watch = Watch(on_log=lambda line: logged.append(line["step"]), on_step=lambda stage, step: stepped.append((stage, step)),
+                  on_sample=lambda stage, step: sampled.append(step), log_every=3, sample_every=3, first_step=100)
+    train_stage(Scripted({"diff": lambda w: w * w}), examples, stage_config(max_train_steps=8), 0, watch)
+    assert logged == [100, 103, 106, 107] and sampled == [103, 106, 108]
+    assert stepped == [("stage2", 100 + i) for i in range(1, 9)]
+
+
+def test_cancelling_stops_before_the_next_step(examples, stage_config):
+    stepped = []
+    stage = Scripted({"diff": lambda w: w * w})
+    watch = Watch(on_step=lambda _, step: stepped.append(step), is_cancelled=lambda: len(stepped) == 2)
+    with pytest.raises(Cancelled):
+        train_stage(stage, examples, stage_config(max_train_steps=50), 0, watch)
+    assert stepped == [1, 2]
+    assert not any(parameter.requires_grad for parameter in stage.response.denoiser.parameters())
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_training_and_is_named(examples, stage_config, broken):
+    steps = []
+
+    def text(w):
+        steps.append(1)
+        return w * (broken if len(steps) == 3 else 1.0)
+
+    stage = Scripted({"diff": lambda w: w * w, "text": text})
+    with pytest.raises(TrainingError, match=r"stage2, step 12: .*text_loss.*lower the learning rate") as caught:
+        train_stage(stage, examples, stage_config(max_train_steps=50), 0, Watch(first_step=10))
+    assert "diff_loss" not in str(caught.value)
+    assert not any(parameter.requires_grad for parameter in stage.response.denoiser.parameters())
+
+
+def test_numbers_that_break_between_two_lines_are_still_found(examples, stage_config):
+    steps = []
+
+    def diff(w):
+        steps.append(1)
+        return w * (float("nan") if len(steps) == 3 else 1.0)
+
+    with pytest.raises(TrainingError):
+        train_stage(Scripted({"diff": diff}), examples, stage_config(max_train_steps=7), 0, Watch(log_every=100))

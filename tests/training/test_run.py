@@ -1,0 +1,157 @@
+"""A whole run on the tiny model: pictures in, a customization out that generation uses; or a final state that says why not."""
+
+import pytest
+import torch
+
+from spf import config
+from spf.backbones import checkpoints
+from spf.config import GenerationRequest, parse
+from spf.errors import Cancelled, CustomizationError, DataError, ModelNotFound, TrainingError
+from spf.generation.service import GenerationService
+from spf.training import run as run_module
+from spf.training.run import Run
+from spf.training.run_folder import RunFolder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def make_run(tiny, picture_folder, spf_home, monkeypatch, tmp_path):
+    """make_run(key=value): a run that is ready to be executed."""
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+
+    def make(**overrides) -> Run:
+        values = {"data": str(picture_folder), "name": "hat", **overrides}
+        settings = config.train_config("tiny", {name.replace("__", "."): value for name, value in values.items()})
+        return Run(settings, RunFolder.create(spf_home / "runs", settings), CPU)
+
+    return make
+
+
+def generated(customization: str | None):
+    request = parse(GenerationRequest, {
+        "model": "tiny", "customization": customization, "base_text": "a person", "target_texts": ["a winter hat"],
+        "num_inference_steps": 2, "map_steps": 1})
+    return GenerationService(CPU).generate(request)
+
+
+def left_over(spf_home) -> list[str]:
+    return sorted(path.name for path in (spf_home / "customizations").glob("*"))
+
+
+def test_a_run_writes_a_customization_that_generation_uses(make_run, tiny):
+    run = make_run(sample_every=3, seed=1)
+    written = run.execute()
+    status = run.folder.status()
+    assert (status.state, status.stage, status.step, status.total_steps) == ("completed", "stage2", 4, 4)
+    assert status.eta is None and status.message == "hat"
+
+    card = checkpoints.customization("hat", tiny).card
+    assert card == written.card and card.phrases == ("a winter hat",) and card.stage == "both"
+    assert {name: card.summary[name] for name in ("pictures", "stage1_steps", "stage2_steps", "run")} == {
+        "pictures": 4, "stage1_steps": 2, "stage2_steps": 2, "run": run.folder.id}
+
+    lines = run.folder.metrics()
+    assert [(line["stage"], line["step"]) for line in lines] == [("stage1", 0), ("stage1", 1), ("stage2", 2), ("stage2", 3)]
+    assert {"loss", "diff_loss", "text_loss", "fine_loss", "enhanced_loss", "sfcm_mean", "lr"} <= lines[-1].keys()
+    assert [sample["step"] for sample in run.folder.samples()] == [2, 3, 4]
+
+    result = generated("hat")
+    assert result.customized.tobytes() != generated(None).customized.tobytes()
+    assert result.original.tobytes() == generated(None).original.tobytes()
+
+
+def test_two_runs_of_one_seed_write_the_same_bits(make_run):
+    first, second, other = (make_run(name=name, seed=seed).execute().tensors() for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_stage_2_alone_goes_on_from_a_customization(make_run, tiny):
+    before = make_run(name="first", stage="1").execute().tensors()
+    run = make_run(name="second", stage="2", initial_customization="first")
+    after = run.execute().tensors()
+    assert {line["stage"] for line in run.folder.metrics()} == {"stage2"}
+    cross = {name for name, _ in checkpoints.load_backbone(tiny).trainable_parameters("cross")}
+    untouched = before.keys() - cross
+    assert untouched and all(torch.equal(after[name], before[name]) for name in untouched)
+    assert any(not torch.equal(after[name], before[name]) for name in cross)
+
+
+def test_stage_1_alone_logs_no_alignment(make_run):
+    run = make_run(stage="1")
+    assert run.execute().card.summary["stage2_steps"] == 0
+    assert all("text_loss" not in line for line in run.folder.metrics())
+
+
+@pytest.mark.parametrize("raised, expected, state", [
+    (TrainingError("diff_loss is not a finite number"), TrainingError, "failed"),
+    (RuntimeError("out of memory"), RuntimeError, "failed"),
+    (KeyboardInterrupt(), KeyboardInterrupt, "interrupted"),
+    (Cancelled("stopped"), Cancelled, "cancelled")])
+def test_whatever_happens_ends_in_a_final_state_and_keeps_the_old_customization(
+        make_run, spf_home, monkeypatch, raised, expected, state):
+    old = make_run(stage="1").execute().tensors()
+    calls = []
+
+    def broken(*_args):
+        calls.append(1)
+        if len(calls) == 2:  # in stage 2
+            raise raised
+
+    monkeypatch.setattr(run_module, "train_stage", broken)
+    run = make_run()
+    with pytest.raises(expected):
+        run.execute()
+    status = run.folder.status()
+    assert status.state == state and status.eta is None
+    assert str(raised) in status.message
+    kept = checkpoints.customizations()["hat"].tensors()
+    assert all(torch.equal(kept[name], old[name]) for name in old)
+    assert left_over(spf_home) == ["hat"]
+
+
+def test_cancelling_through_the_folder(make_run, spf_home):
+    run = make_run(stage1__max_train_steps=1000)
+    run.folder.request_cancel()
+    with pytest.raises(Cancelled):
+        run.execute()
+    assert run.folder.status().state == "cancelled" and left_over(spf_home) == []
+
+
+def test_weights_that_are_no_numbers_are_not_saved(make_run, spf_home, monkeypatch):
+    def broken(stage, *_args):
+        with torch.no_grad():
+            next(stage.response.denoiser.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(run_module, "train_stage", broken)
+    run = make_run()
+    with pytest.raises(CustomizationError, match="not numbers"):
+        run.execute()
+    assert run.folder.status().state == "failed" and left_over(spf_home) == []
+
+
+@pytest.mark.parametrize("overrides, error", [
+    ({"data": "/nowhere"}, DataError), ({"model": "sdxl"}, ModelNotFound), ({"initial_customization": "cap"}, CustomizationError)])
+def test_what_is_missing_fails_with_its_name(make_run, spf_home, overrides, error):
+    run = make_run(**overrides)
+    with pytest.raises(error):
+        run.execute()
+    status = run.folder.status()
+    assert status.state == "failed" and next(iter(overrides.values())) in status.message
+    assert left_over(spf_home) == []
+
+
+def test_a_target_that_does_not_fit_fails_before_anything_is_encoded(make_run, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from spf.data.writer import write_folder
+    from spf.errors import InvalidInput
+
+    write_folder(tmp_path / "long", [(Image.new("RGB", (64, 64)), "a person", "zzqj " * 60)])
+    monkeypatch.setattr(run_module, "prepare", lambda *args: pytest.fail("encoded"))
+    run = make_run(data=str(tmp_path / "long"))
+    with pytest.raises(InvalidInput, match="target_text.*shorten"):
+        run.execute()
+    assert run.folder.status().state == "failed"

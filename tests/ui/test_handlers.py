@@ -1,0 +1,215 @@
+"""The Portrait tab without a browser."""
+
+import copy
+import json
+import logging
+
+import fakes
+import pytest
+
+from spf.errors import CustomizationError
+from spf.generation.history import read_request
+from spf.generation.request import GenerationResult
+from spf.method.phrases import join_prompt
+from spf.ui import generate_handlers as handlers
+from spf.ui import live, strings
+from spf.ui.generate_handlers import Form
+from spf.ui.session import Look, Session
+
+FORM = Form(base_text="a person, with red hair", targets=("a winter hat",), seed="7", steps=10, guidance=4.0, map_steps=5,
+            customization="winter-hat")
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session()
+
+
+def run(service, session: Session, form: Form = FORM) -> list[handlers.Screen]:
+    return list(handlers.generate(service, form, session))
+
+
+def test_a_press_of_generate_is_busy_then_grows_then_ends(session, monkeypatch):
+    monkeypatch.setattr(live, "HERTZ", 1000)
+    screens = run(fakes.FakeService(0.02), session)
+    assert screens[0].busy is True and screens[-1].busy is False
+    growing = [screen for screen in screens if screen.overlay is not None and screen.busy is None]
+    assert growing and all("Drawing: step" in screen.status for screen in growing)
+    assert "step 2 of 10" in growing[0].caption
+    assert "difference 3.1%" in screens[-1].status and "outside the SFCM n/a" in screens[-1].status
+
+
+def test_the_service_gets_what_the_form_says(service, session):
+    run(service, session)
+    request = service.requests[0]
+    assert (request.customization, request.target_texts, request.seed) == ("winter-hat", ("a winter hat",), 7)
+    assert (request.num_inference_steps, request.guidance_scale, request.map_steps) == (10, 4.0, 5)
+
+
+def test_a_fast_model_does_not_flood_the_page(session):
+    screens = run(fakes.FakeService(0.002), session, Form(**{**vars(FORM), "steps": 200, "map_steps": 200}))
+    assert len(screens) < 25
+
+
+def test_results_are_saved_with_the_settings_in_the_pictures(service, session, spf_home):
+    screen = run(service, session)[-1]
+    assert screen.original.is_relative_to(spf_home / "outputs")
+    assert {path.name for path in screen.original.parent.iterdir()} == {
+        "original.png", "customized.png", "sfcm.png", "maps.npz", "result.json"}
+    assert read_request(screen.customized) == service.requests[0]
+    assert json.loads((screen.original.parent / "result.json").read_text())["request"]["seed"] == 7
+
+
+def test_looking_differently_does_not_run_the_model(service, session):
+    run(service, session)
+    screens = [handlers.redraw(session, look) for look in (
+        Look(opacity=0.2), Look(map="soft_map"), Look(map="target_maps:0", mean=False, step=2))]
+    assert len(service.requests) == 1
+    assert len({screen.overlay.tobytes() for screen in screens}) == 3
+    assert all(screen.original is None for screen in screens)
+
+
+def test_the_chosen_look_holds_for_the_next_result(service, session):
+    run(service, session)
+    handlers.redraw(session, Look(map="soft_map", mean=False, step=3))
+    screen = run(service, session)[-1]
+    assert (screen.map_key, screen.map_step) == ("soft_map", 3)
+    assert "M: where the two models differ, step 6 of 10" in screen.caption
+
+
+def test_looking_before_anything_was_drawn_says_so(session):
+    assert strings.MAP_BEFORE in handlers.redraw(session, Look()).caption
+
+
+def test_cancel_ends_the_generation_and_frees_the_button(session):
+    service = fakes.FakeService(0.05)
+    screens = []
+    for screen in handlers.generate(service, FORM, session):
+        screens.append(screen)
+        if screen.overlay is not None:
+            handlers.cancel(session)
+    assert screens[-1].busy is False and strings.CANCELLED in screens[-1].notice
+    assert strings.STATUS_UNFINISHED in screens[-1].status
+    assert session.results == []
+
+
+def test_cancelling_before_the_first_picture_keeps_the_earlier_result_on_show(session):
+    run(fakes.FakeService(), session)
+    generation = handlers.generate(fakes.FakeService(0.2), FORM, session)
+    next(generation)
+    handlers.cancel(session)
+    assert "difference 3.1%" in list(generation)[-1].status
+    assert session.current is session.results[0]
+
+
+def test_closing_the_page_stops_the_model(session):
+    stopped = []
+
+    class Watching(fakes.FakeService):
+        def generate(self, request, on_step=None, is_cancelled=lambda: False):
+            try:
+                return super().generate(request, on_step, is_cancelled)
+            finally:
+                stopped.append(is_cancelled())
+
+    generation = handlers.generate(Watching(0.05), FORM, session)
+    for screen in generation:
+        if screen.overlay is not None:
+            break
+    generation.close()
+    for _ in live.stream(fakes.FakeService(0.02), FORM.request(), session.stop.__class__()):
+        pass
+    assert stopped == [True]
+
+
+def test_a_click_in_the_strip_restores_form_and_pictures(service, session):
+    run(service, session)
+    run(service, session, Form(**{**vars(FORM), "seed": "8", "targets": ("a turban",)}))
+    assert [caption for _, caption in handlers.strip(session)] == ["a turban · seed 8", "a winter hat · seed 7"]
+    form, screen = handlers.restore(session, 1)
+    assert form == FORM
+    assert screen.original == session.results[1].picture("original")
+    assert "seed 7" in screen.status and screen.notice == ""
+
+
+def test_a_deleted_customization_is_said_when_its_result_comes_back(service, session):
+    run(service, session, Form(**{**vars(FORM), "customization": "gone"}))
+    form, screen = handlers.restore(session, 0)
+    assert form.customization == "" and "'gone'" in screen.notice.replace("&#x27;", "'")
+
+
+def test_pages_share_nothing(service):
+    first = Session()
+    run(service, first)
+    second = copy.deepcopy(first)  # what gr.State does for a new page
+    assert len(first.results) == 1 and second.results == [] and second.stop is not first.stop
+
+
+def test_the_strip_is_bounded(service, session, monkeypatch):
+    monkeypatch.setattr("spf.ui.session.RESULTS_KEPT", 2)
+    for seed in range(3):
+        run(service, session, Form(**{**vars(FORM), "seed": seed}))
+    assert [kept.result.request.seed for kept in session.results] == [2, 1]
+
+
+def failing(error: Exception):
+    class Service(fakes.FakeService):
+        def generate(self, *args, **kwargs) -> GenerationResult:
+            raise error
+
+    return Service()
+
+
+def test_a_users_error_is_shown_as_it_is(session):
+    screens = run(failing(CustomizationError("customization: 'x' does not exist; choose one of: winter-hat.")), session)
+    assert "Customization: &#x27;x&#x27; does not exist; choose one of" in screens[-1].notice
+    assert screens[-1].busy is False
+
+
+def test_any_other_error_is_logged_and_told_in_plain_words(session, caplog):
+    with caplog.at_level(logging.ERROR):
+        screens = run(failing(RuntimeError("secret /etc/path")), session)
+    assert strings.UNEXPECTED.split(".")[0] in screens[-1].notice and "secret" not in screens[-1].notice
+    assert "secret /etc/path" in caplog.text
+    assert screens[-1].busy is False
+
+
+def test_a_full_disk_does_not_lose_the_result(service, session, monkeypatch):
+    def refuse(result, root):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(handlers, "save_result", refuse)
+    screen = run(service, session)[-1]
+    assert "No space left on device" in screen.notice and screen.busy is False
+    assert screen.original is session.results[0].result.original
+
+
+def test_phrases_that_did_not_fit_are_named(session):
+    class Short(fakes.FakeService):
+        def generate(self, request, on_step=None, is_cancelled=lambda: False):
+            result = super().generate(request, None, is_cancelled)
+            kept = join_prompt("a person", request.target_texts)
+            return GenerationResult(request, result.original, result.customized, kept, result.gamma[:1], result.maps)
+
+    assert "&#x27;red hair&#x27;" in run(Short(), session)[-1].notice
+
+
+def test_dice_give_a_seed_that_the_form_accepts():
+    seeds = {handlers.dice() for _ in range(8)}
+    assert len(seeds) > 1
+    assert all(Form(**{**vars(FORM), "seed": seed}).request().seed == int(seed) for seed in seeds)
+
+
+def test_phrases_follow_the_customization_unless_the_user_wrote_one(shipped):
+    fakes.add_customization(shipped, "neon", "neon style")
+    assert handlers.targets_for("neon", ["a winter hat"]) == ["neon style"]
+    assert handlers.targets_for("neon", []) == ["neon style"]
+    assert handlers.targets_for("neon", ["a green parrot"]) == ["a green parrot"]
+    assert handlers.targets_for("", ["a winter hat"]) == ["a winter hat"]
+
+
+def test_whatever_a_person_wrote_is_escaped(service, session):
+    form = Form(**{**vars(FORM), "targets": ("<img src=x onerror=alert(1)>",)})
+    run(service, session, form)
+    screen = handlers.redraw(session, Look(map="target_maps:0"))
+    assert "<img" not in screen.caption and "&lt;img" in screen.caption

@@ -1,0 +1,168 @@
+"""The Teach tab without a browser."""
+
+import time
+
+import fakes
+import pytest
+from PIL import Image
+
+from spf.data.records import read_folder
+from spf.jobs import store
+from spf.ui import catalog
+from spf.ui import teach_handlers as handlers
+from spf.ui.teach_handlers import UPLOADED, RunView, TeachForm, Watched
+
+FORM = TeachForm(attribute="turban", count=9, name="turban", budget="quick")
+
+
+def follow_to_the_end(watched: Watched, seconds: float = 20) -> list[RunView]:
+    views, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        if (view := handlers.follow(watched)) is not None:
+            views.append(view)
+            if view.finished:
+                return views
+        time.sleep(0.02)
+    raise AssertionError("the run did not end")
+
+
+def test_a_rendered_set_is_written_and_the_run_started(training):
+    training(steps=20, seconds_per_step=0.0)
+    run, report = handlers.start(FORM)
+    records = read_folder(catalog.Path(run.config().data))
+    assert len(records) == 9 and {record.target_text for record in records} == {"a turban"}
+    assert report.startswith("9 usable pictures, ready to train.")
+    follow_to_the_end(Watched(run.id, announced=False))
+
+
+def test_a_run_is_followed_in_words_curve_and_pictures(training):
+    training(steps=40, seconds_per_step=0.02)
+    run, _ = handlers.start(FORM)
+    views = follow_to_the_end(Watched(run.id, announced=False))
+    assert views[0].headline == "Teaching 'turban'" and not views[0].finished
+    assert any("Stage 1, fine-tuning, step" in view.detail and "left" in view.detail for view in views)
+    last = views[-1]
+    assert (last.headline, last.share, last.taught) == ("'turban' is taught", 1.0, "turban")
+    assert set(last.curve["term"]) == {"diffusion", "text alignment", "fine alignment", "enhancement"}
+    assert "diffusion 0.2" in last.losses
+    samples = [view.sample for view in views if view.sample]
+    assert 1 <= len(samples) <= 4, "a sample that was shown is not sent again"
+    assert samples[-1][2].size == (128, 128) and samples[-1][2].tobytes() != samples[-1][1].tobytes()
+    assert "turban" in catalog.customizations()
+
+
+def test_nothing_is_sent_while_nothing_changes(training):
+    training(steps=10, seconds_per_step=0.0)
+    watched = Watched(handlers.start(FORM)[0].id, announced=False)
+    follow_to_the_end(watched)
+    assert handlers.follow(watched) is None
+
+
+def test_a_page_without_runs_follows_nothing():
+    watched = Watched()
+    handlers.attach(watched)
+    assert watched.run_id is None and handlers.follow(watched) is None
+
+
+def test_a_reloaded_page_finds_the_run_under_way_and_hears_of_its_end(training):
+    training(steps=30, seconds_per_step=0.02)
+    run, _ = handlers.start(FORM)
+    watched = Watched()
+    handlers.attach(watched)
+    assert watched.run_id == run.id
+    assert follow_to_the_end(watched)[-1].taught == "turban"
+
+
+def test_a_page_opened_later_shows_the_last_run_but_chooses_nothing(training):
+    training(steps=10, seconds_per_step=0.0)
+    run, _ = handlers.start(FORM)
+    follow_to_the_end(Watched(run.id, announced=False))
+    watched = Watched()
+    handlers.attach(watched)
+    view = handlers.follow(watched)
+    assert view.finished and view.taught is None and view.sample is not None
+
+
+def test_cancel_is_told_at_once_and_ends_the_run(training):
+    training(steps=2000, seconds_per_step=0.02)
+    run, _ = handlers.start(FORM)
+    watched = Watched(run.id, announced=False)
+    handlers.cancel(watched)
+    last = follow_to_the_end(watched)[-1]
+    assert last.headline == "Teaching 'turban' was cancelled" and not last.failed
+    assert "turban" not in catalog.customizations()
+
+
+def test_a_failure_shows_its_reason_and_a_clean_end_of_the_log(training):
+    training(steps=20, seconds_per_step=0.0, fails_at=9)
+    run, _ = handlers.start(FORM)
+    last = follow_to_the_end(Watched(run.id, announced=False))[-1]
+    assert last.failed and last.headline == "Teaching 'turban' failed" and "not a finite number" in last.detail
+    assert last.log == "stage2: loss is nan"
+
+
+def test_a_second_run_is_refused_by_name_and_leaves_no_pictures(training, spf_home):
+    from spf.errors import TrainingError
+
+    training(steps=2000, seconds_per_step=0.02)
+    run, _ = handlers.start(FORM)
+    with pytest.raises(TrainingError, match=run.id):
+        handlers.start(TeachForm(attribute="neon", count=9, name="neon", budget="quick"))
+    assert len(list((spf_home / "datasets").iterdir())) == 1
+    handlers.cancel(Watched(run.id))
+    follow_to_the_end(Watched(run.id))
+
+
+def test_uploads_take_their_own_text_or_the_shared_one(training, tmp_path):
+    training(steps=10, seconds_per_step=0.0)
+    paths = []
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (80, 80), "teal" if name == "a.png" else "red").save(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    run, report = handlers.start(TeachForm(
+        UPLOADED, uploads=tuple(paths), phrase="a tall hat", shared_base="a person", name="tall-hat", budget="quick",
+        table=(("b.png", "a person in red"), ("a.png", ""))))
+    records = read_folder(catalog.Path(run.config().data))
+    assert [record.base_text for record in records] == ["a person", "a person in red"]
+    assert {record.target_text for record in records} == {"a tall hat"}
+    assert "2 usable pictures" in report and "too few" in report
+    follow_to_the_end(Watched(run.id))
+
+
+def test_the_curve_shows_every_term_as_a_share_of_its_start():
+    lines = [{"step": step, "stage": "stage1", "loss": 9.0, "diff_loss": 4.0 / (step + 1)} for step in range(3)]
+    curve = handlers.curve([*lines, {"step": 3, "text_loss": 0.001, "lr": 1.0}])
+    assert curve[curve["term"] == "diffusion"]["share"].round(3).tolist() == [1.0, 0.5, 0.333]
+    assert curve[curve["term"] == "text alignment"]["share"].tolist() == [1.0]
+    assert len(handlers.curve([])) == 0
+
+
+def test_a_long_run_is_averaged_to_a_bounded_curve():
+    curve = handlers.curve([{"step": step, "diff_loss": float(step % 2 + 1)} for step in range(10_000)])
+    assert len(curve) <= handlers.CURVE_POINTS + 1
+    assert curve["share"].between(0.98, 1.02).all(), "the mean of ones and twos"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(4.6, "about 5 s"), (89, "about 89 s"), (200, "about 3 min")])
+def test_waiting_times_are_said_in_words(seconds, words):
+    assert handlers.duration(seconds) == words
+
+
+@pytest.mark.parametrize(("source", "attribute", "phrase", "name"), [
+    ("rendered", "winter-hat", "", "winter-hat-2"), ("rendered", "neon", "ignored", "neon"), ("rendered", None, "", ""),
+    (UPLOADED, "neon", "A tall Hat!", "tall-hat"), (UPLOADED, None, None, ""), (UPLOADED, None, "  ", "")])
+def test_a_free_name_is_suggested_from_what_is_taught(source, attribute, phrase, name):
+    assert handlers.suggested_name(source, attribute, phrase) == name
+
+
+def test_the_table_lists_the_uploads():
+    assert handlers.upload_table(["/tmp/x/a.png", "/tmp/y/b.png"]) == [["a.png", ""], ["b.png", ""]]
+    assert handlers.upload_table(None) == []
+
+
+def test_fake_cards_are_readable():
+    """The stand-in must stay a customization as the project reads it."""
+    assert catalog.preselected("pocket") == "winter-hat"
+    assert catalog.customization_choices("pocket")[1] == ("winter-hat (comes with the app)", "winter-hat")
+    assert catalog.phrases("winter-hat") == ["a winter hat", "a warm winter hat"]
+    assert fakes.GRID == 16 and store.runs() == []
