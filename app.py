@@ -133,6 +133,7 @@ def _private_temporary_folder() -> None:
 def _serve(options: argparse.Namespace, auth: tuple[str, str] | None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "localhost,127.0.0.1")))
     _private_temporary_folder()
     from spf.ui import build, launch
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -29,12 +30,19 @@ class Clip:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Clip:
-        """An open_clip folder with a `tokenizer/` in CLIPTokenizer format. Raises ModelNotFound naming what is missing."""
+        """An open_clip folder with a `tokenizer/` in CLIPTokenizer format.
+
+        Raises ModelNotFound naming what is missing or damaged.
+        """
         if (missing := missing_file(folder)) is not None:
             raise ModelNotFound(f"clip: {missing} does not exist; restore it or choose another model.")
-        preprocess = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["preprocess_cfg"]
-        model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        try:
+            preprocess = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["preprocess_cfg"]
+            model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = str(error).split("\n")[0]
+            raise ModelNotFound(f"clip: a file of {folder} is damaged ({reason}); restore the folder.") from error
         return cls(model, _ClipTokens(tokenizer), preprocess["mean"], preprocess["std"])
 
     @property

@@ -166,7 +166,8 @@ def apply(backbone: Backbone, tensors: Mapping[str, Tensor]) -> None:
     own = backbone.denoiser.state_dict()
     wrong = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
     if wrong:
-        raise CustomizationError(f"customization: its tensor '{wrong[0]}' does not fit this model; choose the model it was trained on.")
+        raise CustomizationError(
+            f"customization: its tensor '{wrong[0]}' does not fit this model; choose the model it was trained on.")
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)

@@ -125,7 +125,7 @@ def _resume(path: Path, component: Component, optimizer, average, device) -> Pro
     if not path.exists():
         return Progress()
     state = torch.load(path, map_location=device, weights_only=True)
-    if state["config"] != component.config.model_dump(mode="json"):
+    if _recipe(state["config"]) != _recipe(component.config.model_dump(mode="json")):
         raise TrainingError(
             f"{path} was trained with another configuration of '{component.name}'; "
             "restore that configuration, or move the file away to begin anew.")
@@ -134,3 +134,8 @@ def _resume(path: Path, component: Component, optimizer, average, device) -> Pro
     for name, value in state["average"].items():
         average[name].copy_(value)
     return Progress(**state["progress"])
+
+
+def _recipe(config: dict) -> dict:
+    """What must not change between two calls; `samples` may: training then simply goes on for longer."""
+    return {name: value for name, value in config.items() if name != "samples"}

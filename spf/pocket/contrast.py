@@ -81,7 +81,8 @@ def conditioning_text_encoder(network: CLIP, tokenizer: CLIPTokenizer) -> CLIPTe
     blocks = network.transformer.resblocks
     model = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=blocks[0].mlp.c_fc.out_features,
-        num_hidden_layers=len(blocks), num_attention_heads=blocks[0].attn.num_heads, projection_dim=network.text_projection.shape[1],
+        num_hidden_layers=len(blocks), num_attention_heads=blocks[0].attn.num_heads,
+        projection_dim=network.text_projection.shape[1],
         max_position_embeddings=network.positional_embedding.shape[0], hidden_act="gelu",
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     ))

@@ -43,7 +43,7 @@ def train_stage(stage: Stage, examples: Examples, config: StageConfig, seed: int
     parameters = set_trainable(stage.response, config.trainable)
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay, foreach=True)
+        weight_decay=config.adam_weight_decay, fused=True)
     generator, steps, started = torch.Generator(), steps_of(config, len(examples)), time.perf_counter()
     try:
         for step in tqdm(range(steps), desc=stage.name, unit="step", mininterval=1):
@@ -64,7 +64,8 @@ def train_stage(stage: Stage, examples: Examples, config: StageConfig, seed: int
             parameter.requires_grad_(False)
 
 
-def _step(accelerator: Accelerator, stage: Stage, batch: Examples, generator, optimizer, max_grad_norm: float) -> dict[str, torch.Tensor]:
+def _step(accelerator: Accelerator, stage: Stage, batch: Examples, generator: torch.Generator,
+          optimizer: torch.optim.Optimizer, max_grad_norm: float) -> dict[str, torch.Tensor]:
     losses, report = stage.training_forward(batch, generator)
     total = total_loss(losses)
     accelerator.backward(total)

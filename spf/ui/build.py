@@ -11,6 +11,7 @@ from spf.ui.live import Service
 def build(service: Service) -> gr.Blocks:
     """The page for `service`; launch it with `launch.launch`, which also carries theme and queue."""
     with gr.Blocks(title=strings.TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        api.add_api(service)  # first: its functions keep their names
         gr.HTML(markup.header())
         with gr.Tabs(elem_id="spf-tabs"):
             with gr.Tab(strings.TAB_PORTRAIT):
@@ -19,5 +20,4 @@ def build(service: Service) -> gr.Blocks:
                 teach = teach_panel.add_panel(portrait)
         generate_panel.opened(portrait, demo)
         teach_panel.opened(teach, demo)
-        api.add_api(service)
     return demo

@@ -25,7 +25,8 @@ def settings() -> dict[str, Any]:
     """Everything that does not depend on flags."""
     home = catalog.home()
     return {
-        "share": False, "inbrowser": False, "quiet": True, "prevent_thread_lock": True, "show_error": True,
+        # gradio would ask its own page once, and give up where a busy machine answers late
+        "_frontend": False, "share": False, "inbrowser": False, "quiet": True, "prevent_thread_lock": True, "show_error": True,
         "strict_cors": True, "ssr_mode": False, "mcp_server": False, "pwa": False, "run_history": False,
         "footer_links": [],
         "max_file_size": MAX_UPLOAD, "state_session_capacity": SESSIONS,

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from spf import config
 from spf.backbones import checkpoints
 from spf.config import GenerationRequest, parse
-from spf.errors import Cancelled, CustomizationError, DataError, ModelNotFound, TrainingError
+from spf.data.writer import write_folder
+from spf.errors import Cancelled, CustomizationError, DataError, InvalidInput, ModelNotFound, TrainingError
 from spf.generation.service import GenerationService
 from spf.training import run as run_module
 from spf.training.run import Run
@@ -19,6 +21,7 @@ CPU = torch.device("cpu")
 def make_run(tiny, picture_folder, spf_home, monkeypatch, tmp_path):
     """make_run(key=value): a run that is ready to be executed."""
     monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(run_module, "PREVIEW_STEPS", 2)  # previews would be most of the work
 
     def make(**overrides) -> Run:
         values = {"data": str(picture_folder), "name": "hat", **overrides}
@@ -40,7 +43,7 @@ def left_over(spf_home) -> list[str]:
 
 
 def test_a_run_writes_a_customization_that_generation_uses(make_run, tiny):
-    run = make_run(sample_every=3, seed=1)
+    run = make_run(sample_every=1, seed=1)
     written = run.execute()
     status = run.folder.status()
     assert (status.state, status.stage, status.step, status.total_steps) == ("completed", "stage2", 4, 4)
@@ -54,7 +57,7 @@ def test_a_run_writes_a_customization_that_generation_uses(make_run, tiny):
     lines = run.folder.metrics()
     assert [(line["stage"], line["step"]) for line in lines] == [("stage1", 0), ("stage1", 1), ("stage2", 2), ("stage2", 3)]
     assert {"loss", "diff_loss", "text_loss", "fine_loss", "enhanced_loss", "sfcm_mean", "lr"} <= lines[-1].keys()
-    assert [sample["step"] for sample in run.folder.samples()] == [2, 3, 4]
+    assert [sample["step"] for sample in run.folder.samples()] == [1, 2, 3, 4]
 
     result = generated("hat")
     assert result.customized.tobytes() != generated(None).customized.tobytes()
@@ -62,10 +65,9 @@ def test_a_run_writes_a_customization_that_generation_uses(make_run, tiny):
 
 
 def test_two_runs_of_one_seed_write_the_same_bits(make_run):
-    first, second, other = (make_run(name=name, seed=seed).execute().tensors() for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    first, second = (make_run(name=name, seed=3).execute().tensors() for name in ("a", "b"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_stage_2_alone_goes_on_from_a_customization(make_run, tiny):
@@ -144,11 +146,6 @@ def test_what_is_missing_fails_with_its_name(make_run, spf_home, overrides, erro
 
 
 def test_a_target_that_does_not_fit_fails_before_anything_is_encoded(make_run, tmp_path, monkeypatch):
-    from PIL import Image
-
-    from spf.data.writer import write_folder
-    from spf.errors import InvalidInput
-
     write_folder(tmp_path / "long", [(Image.new("RGB", (64, 64)), "a person", "zzqj " * 60)])
     monkeypatch.setattr(run_module, "prepare", lambda *args: pytest.fail("encoded"))
     run = make_run(data=str(tmp_path / "long"))

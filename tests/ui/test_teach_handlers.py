@@ -1,12 +1,14 @@
 """The Teach tab without a browser."""
 
 import time
+from pathlib import Path
 
 import fakes
 import pytest
 from PIL import Image
 
 from spf.data.records import read_folder
+from spf.errors import TrainingError
 from spf.jobs import store
 from spf.ui import catalog
 from spf.ui import teach_handlers as handlers
@@ -29,7 +31,7 @@ def follow_to_the_end(watched: Watched, seconds: float = 20) -> list[RunView]:
 def test_a_rendered_set_is_written_and_the_run_started(training):
     training(steps=20, seconds_per_step=0.0)
     run, report = handlers.start(FORM)
-    records = read_folder(catalog.Path(run.config().data))
+    records = read_folder(Path(run.config().data))
     assert len(records) == 9 and {record.target_text for record in records} == {"a turban"}
     assert report.startswith("9 usable pictures, ready to train.")
     follow_to_the_end(Watched(run.id, announced=False))
@@ -102,8 +104,6 @@ def test_a_failure_shows_its_reason_and_a_clean_end_of_the_log(training):
 
 
 def test_a_second_run_is_refused_by_name_and_leaves_no_pictures(training, spf_home):
-    from spf.errors import TrainingError
-
     training(steps=2000, seconds_per_step=0.02)
     run, _ = handlers.start(FORM)
     with pytest.raises(TrainingError, match=run.id):
@@ -122,7 +122,7 @@ def test_uploads_take_their_own_text_or_the_shared_one(training, tmp_path):
     run, report = handlers.start(TeachForm(
         UPLOADED, uploads=tuple(paths), phrase="a tall hat", shared_base="a person", name="tall-hat", budget="quick",
         table=(("b.png", "a person in red"), ("a.png", ""))))
-    records = read_folder(catalog.Path(run.config().data))
+    records = read_folder(Path(run.config().data))
     assert [record.base_text for record in records] == ["a person", "a person in red"]
     assert {record.target_text for record in records} == {"a tall hat"}
     assert "2 usable pictures" in report and "too few" in report

@@ -1,0 +1,200 @@
+"""One generation: the same pixels with and without maps, maps that are exact for their step, and a prompt cancel."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spf.config import MethodConfig
+from spf.errors import Cancelled, InvalidInput
+from spf.generation.pair import drawn_steps, to_pictures, to_tensor
+from spf.method import control_map
+from spf.method.attention import phrase_maps
+
+
+@pytest.fixture(autouse=True)
+def no_gradient():
+    with torch.inference_mode():
+        yield
+
+
+@given(st.integers(1, 200), st.integers(0, 200))
+def test_drawn_steps_are_spread_over_the_whole_way(steps, wanted):
+    drawn = drawn_steps(steps, wanted)
+    assert len(drawn) == min(steps, wanted) and len(set(drawn)) == len(drawn)
+    assert list(drawn) == sorted(drawn) and all(0 <= step < steps for step in drawn)
+    if drawn:
+        assert drawn[-1] == steps - 1
+        gaps = np.diff([-1, *drawn])
+        assert gaps.max() - gaps.min() <= 1
+
+
+def test_asking_for_maps_changes_no_pixel(pair):
+    plain, mapped, many = (pair(map_steps=count).run() for count in (0, 2, 200))
+    assert plain.maps == [] and len(mapped.maps) == 2 and len(many.maps) == 3
+    for result in (mapped, many):
+        assert result.original.tobytes() == plain.original.tobytes()
+        assert result.customized.tobytes() == plain.customized.tobytes()
+
+
+def test_the_customized_model_with_a_target_draws_another_picture(pair):
+    result = pair().run()
+    assert result.original.tobytes() != result.customized.tobytes()
+    assert result.original.size == result.customized.size == (32, 32)
+    assert result.metrics["mean_absolute_difference"] > 0
+
+
+def test_nothing_customized_and_nothing_asked_is_the_original(pair, backbone):
+    result = pair(response=backbone, target_texts=()).run()
+    assert result.original.tobytes() == result.customized.tobytes()
+    assert result.metrics == {"mean_absolute_difference": 0, "outside_sfcm": 0}
+    assert all(not maps.soft_map.any() and not maps.sfcm.any() for maps in result.maps)
+    assert result.gamma.tolist() == [0, 0, 0]
+
+
+def test_the_original_does_not_depend_on_target_or_customization(pair, backbone):
+    customized, other, plain = pair().run(), pair(target_texts=("a turban",)).run(), pair(response=backbone, target_texts=()).run()
+    assert customized.original.tobytes() == other.original.tobytes() == plain.original.tobytes()
+    assert customized.customized.tobytes() != other.customized.tobytes()
+
+
+def test_a_seed_means_one_picture(pair):
+    first, again, other = pair().run(), pair().run(), pair(seed=4).run()
+    assert first.customized.tobytes() == again.customized.tobytes() and first.original.tobytes() == again.original.tobytes()
+    assert first.customized.tobytes() != other.customized.tobytes() and first.original.tobytes() != other.original.tobytes()
+
+
+@pytest.mark.parametrize("method", [MethodConfig(), MethodConfig(soft_map_norm="l2", phrase_reduce="max")])
+def test_m_and_sfcm_are_those_of_the_response_paths_own_latent(pair, backbone, response, counted, method):
+    """Recomputed from outside for every drawn step: both denoisers on the same x_t and t, without guidance (Eq. 5, D8)."""
+    asked = counted(response)
+    made = pair(method=method)
+    result = made.run()
+    assert [maps.step for maps in result.maps] == [1, 2]
+    for maps in result.maps:
+        x_t, t = (values[:1] for values in asked[maps.step])
+        assert maps.timestep == int(t)
+        full, base = (backbone.encode_prompts([made.prompt]), backbone.encode_prompts([made.base.prompts[1]]))
+        with response.capture() as features:
+            eps_res = response.predict(x_t, t, full)
+            layers = [layer.attention for layer in features.layers()]
+        m = control_map.soft_map(backbone.predict(x_t, t, base), eps_res, method.soft_map_norm)
+        a = phrase_maps(layers, full.phrase_weights, (8, 8))
+        sfcm = control_map.refine(m, a, torch.from_numpy(result.gamma)[None], method.phrase_reduce)
+        for found, expected in ((maps.soft_map, m), (maps.phrase_maps, a), (maps.sfcm, sfcm),
+                                (maps.target_maps, phrase_maps(layers, full.target_weights, (8, 8)))):
+            np.testing.assert_allclose(found, expected[0].numpy(), atol=2e-3)
+        assert m.max() > 0.9 and 0 < sfcm.mean() < 1
+
+
+def test_the_latent_of_the_response_path_is_not_that_of_the_reference(pair, response, counted, backbone):
+    """Otherwise the exactness above would prove nothing."""
+    ours, theirs = counted(response), counted(backbone)
+    pair(map_steps=0).run()
+    assert torch.equal(ours[0][0], theirs[0][0]), "both begin with the same noise"
+    assert not torch.allclose(ours[2][0], theirs[2][0])
+
+
+def test_gamma_compares_each_phrase_with_the_target(pair, clip):
+    result = pair().run()
+    texts = clip.embed_texts([phrase.text for phrase in result.prompt.phrases])
+    expected = (texts @ clip.embed_texts(["a winter hat"]).T).clamp(0, 1)[:, 0]
+    np.testing.assert_allclose(result.gamma, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", ["clip", "contextual"])
+@pytest.mark.parametrize("targets", [(), ("a hat",), ("a hat", "freckled skin")])
+def test_maps_fit_the_prompt_whatever_the_negative_prompt_is(pair, targets, gamma):
+    """A negative prompt of more phrases than the base text once broke the maps."""
+    made = pair(method=MethodConfig(gamma=gamma), base_text="a person, smiling", target_texts=targets,
+                negative_prompt="blur, noise, bad hands, grain, red", num_inference_steps=1)
+    result = made.run()
+    assert result.gamma.shape == (2,)
+    maps = result.maps[0]
+    assert maps.soft_map.shape == maps.sfcm.shape == (8, 8)
+    assert maps.phrase_maps.shape == (2, 8, 8) and maps.target_maps.shape == (len(targets), 8, 8)
+    for values in (maps.soft_map, maps.sfcm, maps.phrase_maps, maps.target_maps):
+        assert values.dtype == np.float32 and (0 <= values).all() and (values <= 1).all()
+
+
+def test_a_negative_prompt_changes_the_picture(pair):
+    assert pair().run().customized.tobytes() != pair(negative_prompt="a turban").run().customized.tobytes()
+
+
+def test_a_base_text_without_any_phrase_still_gives_maps(pair):
+    result = pair(base_text="with", num_inference_steps=1).run()
+    assert result.gamma.shape == (0,) and result.maps[0].phrase_maps.shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("field, values", [
+    ("target_texts", {"target_texts": ("zzqj " * 60,)}), ("base_text", {"base_text": "zzqj " * 60}),
+    ("negative_prompt", {"negative_prompt": "zzqj " * 60})])
+def test_a_text_that_does_not_fit_the_encoder_is_named(pair, field, values):
+    with pytest.raises(InvalidInput, match="77") as caught:
+        pair(**values)
+    assert caught.value.field == field and str(caught.value).count(field) == 1
+
+
+def test_what_did_not_fit_is_left_out_of_both_paths(pair):
+    made = pair(base_text=", ".join(f"a zzqj{i} hat" for i in range(30)), num_inference_steps=1)
+    assert len(made.prompt.phrases) < 30 and made.base.prompts[1].text == made.prompt.base.text
+    assert made.run().prompt.targets[0].text == "a winter hat"
+
+
+def test_every_drawn_step_is_shown_while_it_runs(pair):
+    views = []
+    result = pair().run(on_step=views.append)
+    assert [(view.step, view.num_inference_steps) for view in views] == [(1, 3), (2, 3)]
+    assert [view.maps for view in views] == result.maps
+    assert views[-1].customized.size == (32, 32) and views[-1].original.size == (32, 32)
+    for preview, picture in ((views[-1].customized, result.customized), (views[-1].original, result.original)):
+        difference = np.abs(np.asarray(preview, int) - np.asarray(picture, int))
+        assert difference.max() <= 4, "at the last step the one-step x_0 is nearly the picture"
+
+
+@pytest.mark.parametrize("when", [0, 1, 2])
+def test_cancelling_runs_no_further_step(pair, response, counted, when):
+    asked, calls = counted(response), iter(range(100))
+    with pytest.raises(Cancelled):
+        pair(map_steps=0).run(is_cancelled=lambda: next(calls) == when)
+    assert len(asked) == when
+
+
+def test_a_known_original_is_not_drawn_again(pair, backbone, counted):
+    first = pair()
+    expected = first.run()
+    asked = counted(backbone)
+    again = pair()
+    assert again.original_key == first.original_key
+    result = again.run(first.original)
+    assert len(asked) == 2, "only what M needs at the two drawn steps"
+    assert result.original.tobytes() == expected.original.tobytes()
+    assert result.customized.tobytes() == expected.customized.tobytes()
+
+
+@pytest.mark.parametrize("change", [
+    {"base_text": "a person"}, {"seed": 4}, {"num_inference_steps": 4}, {"guidance_scale": 3.5}, {"negative_prompt": "blur"},
+    {"map_steps": 3}])
+def test_whatever_changes_the_original_or_its_previews_changes_its_key(pair, change):
+    assert pair().original_key != pair(**change).original_key
+
+
+def test_a_target_does_not_change_the_key_of_the_original(pair):
+    assert pair().original_key == pair(target_texts=("a turban", "freckles")).original_key
+
+
+def test_mean_maps_average_the_drawn_steps(pair):
+    result = pair().run()
+    expected = (result.maps[0].phrase_maps[1] + result.maps[1].phrase_maps[1]) / 2
+    np.testing.assert_allclose(result.mean_map("phrase_maps", 1), expected)
+    with pytest.raises(ValueError, match="map_steps"):
+        pair(map_steps=0, num_inference_steps=1).run().mean_map("sfcm")
+
+
+def test_pictures_and_tensors_are_inverse():
+    images = torch.rand(1, 3, 4, 5) * 2.4 - 1.2
+    picture = to_pictures(images)[0]
+    assert picture.size == (5, 4)
+    torch.testing.assert_close(to_tensor(picture), images.clamp(-1, 1), atol=1 / 127.5, rtol=0)
+    assert to_pictures(to_tensor(picture))[0].tobytes() == picture.tobytes()

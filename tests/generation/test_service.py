@@ -1,0 +1,115 @@
+"""The service: what it loads once, what it remembers, and what it refuses."""
+
+import pytest
+import torch
+
+from spf.backbones import checkpoints
+from spf.backbones.checkpoints import CustomizationCard
+from spf.errors import Cancelled, CustomizationError, ModelNotFound
+from spf.generation import service as service_module
+from spf.generation.service import GenerationService
+
+
+@pytest.fixture
+def service(tiny, tmp_path, monkeypatch) -> GenerationService:
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+    return GenerationService("cpu")
+
+
+@pytest.fixture
+def teach(tiny, response):
+    """teach(name, factor): write a customization of the tiny model."""
+
+    def write(name: str = "hat", factor: float = 1.0) -> None:
+        card = CustomizationCard(name=name, model="tiny", model_sha256=checkpoints.denoiser_hash(tiny),
+                                 phrases=("a winter hat",), stage="both", created="now")
+        tensors = {key: factor * parameter for key, parameter in response.trainable_parameters("cross")}
+        checkpoints.save_customization(card, tensors)
+
+    return write
+
+
+def predictions_of_the_reference(service, counted) -> list:
+    service.load("tiny")
+    return counted(service._models["tiny"].reference)
+
+
+def test_a_swapped_phrase_draws_only_the_response_path_again(service, teach, ask, counted):
+    teach()
+    asked = predictions_of_the_reference(service, counted)
+    first = service.generate(ask(customization="hat", map_steps=1))
+    assert len(asked) == 3 + 1, "three steps, and M at one of them"
+    asked.clear()
+    second = service.generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
+    assert len(asked) == 1
+    assert second.original.tobytes() == first.original.tobytes()
+    fresh = GenerationService("cpu").generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
+    assert second.customized.tobytes() == fresh.customized.tobytes()
+
+
+def test_another_text_draws_the_original_again(service, ask, counted):
+    asked = predictions_of_the_reference(service, counted)
+    first = service.generate(ask(map_steps=0, target_texts=()))
+    asked.clear()
+    second = service.generate(ask(map_steps=0, target_texts=(), base_text="a person"))
+    assert len(asked) == 6 and first.original.tobytes() != second.original.tobytes()
+
+
+def test_a_cancelled_generation_is_not_remembered(service, ask, counted):
+    steps = iter([False, False, True])
+    with pytest.raises(Cancelled):
+        service.generate(ask(map_steps=0), is_cancelled=lambda: next(steps))
+    asked = predictions_of_the_reference(service, counted)
+    service.generate(ask(map_steps=0, num_inference_steps=3))
+    assert len(asked) == 6
+    assert not service._lock.locked()
+
+
+def test_models_are_loaded_once(service, ask, monkeypatch):
+    loads = []
+    load = checkpoints.load_backbone
+    monkeypatch.setattr(service_module.checkpoints, "load_backbone", lambda *args: loads.append(1) or load(*args))
+    for seed in (1, 2):
+        service.generate(ask(seed=seed, num_inference_steps=1, map_steps=0))
+    assert loads == [1] and service.load("tiny").name == "tiny"
+
+
+def test_a_customization_that_was_taught_again_is_loaded_again(service, teach, ask):
+    teach(factor=1.0)
+    before = service.generate(ask(customization="hat", map_steps=0))
+    teach(factor=0.5)
+    after = service.generate(ask(customization="hat", map_steps=0))
+    assert before.customized.tobytes() != after.customized.tobytes()
+    assert before.original.tobytes() == after.original.tobytes()
+
+
+def test_memory_is_bounded(service, teach, ask, monkeypatch):
+    monkeypatch.setattr(service_module, "RESPONSES_KEPT", 2)
+    monkeypatch.setattr(service_module, "ORIGINALS_KEPT", 2)
+    for seed, name in enumerate(("a", "b", "c")):
+        teach(name)
+        service.generate(ask(customization=name, seed=seed, num_inference_steps=1, map_steps=0))
+    assert len(service._responses) == 2 and len(service._originals) == 2
+    assert [key[1].name for key in service._responses] == ["b", "c"]
+
+
+@pytest.mark.parametrize("values, error, words", [
+    ({"customization": "cap"}, CustomizationError, "'cap' does not exist"), ({"model": "sdxl"}, ModelNotFound, "'sdxl'.*tiny")])
+def test_unknown_names_are_refused_and_the_service_goes_on(service, ask, values, error, words):
+    with pytest.raises(error, match=words):
+        service.generate(ask(**values))
+    assert service.generate(ask(num_inference_steps=1, map_steps=0)).customized.size == (64, 64)
+
+
+def test_a_customization_without_weights_is_refused(service, teach, ask, spf_home):
+    teach()
+    (spf_home / "customizations" / "hat" / "weights.safetensors").unlink()
+    with pytest.raises(CustomizationError, match="weights.safetensors"):
+        service.generate(ask(customization="hat"))
+
+
+def test_what_was_generated_carries_no_gradient_and_fits_the_preset(service, ask):
+    result = service.generate(ask(map_steps=1))
+    assert result.original.size == (64, 64) and result.maps[0].sfcm.shape == (16, 16)
+    assert not torch.is_inference_mode_enabled()
+    assert set(result.seconds) == {"original", "customized", "maps"} and all(value > 0 for value in result.seconds.values())

@@ -1,0 +1,241 @@
+"""The command line: exit status, one clear line for each bad input, and JSON that parses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spf import cli, config
+from spf.backbones import checkpoints
+from spf.training import run as run_module
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BASE = "a person, with red hair"
+FILES = ["customized.png", "maps.npz", "original.png", "result.json", "sfcm.png"]
+
+
+@pytest.fixture
+def spf(tiny, monkeypatch, capsys, tmp_path):
+    """spf("generate", ...): (exit status, standard output, standard error) of the command line, in this process."""
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(run_module, "PREVIEW_STEPS", 1)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["spf", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def generate(spf, out: Path, *arguments: str, base: str = BASE):
+    return spf("generate", "--model", "tiny", "--base", base, "--out", str(out), *arguments)
+
+
+@pytest.mark.parametrize("arguments, field", [
+    (("--base", ""), "base_text"),
+    (("--base", " , "), "base_text"),
+    (("--base", "a" * 100_000), "base_text"),
+    (("--base", "zzqj " * 60), "base_text"),
+    (("--target", ""), "target_texts"),
+    (("--target", BASE), "target_texts"),
+    (("--target", "a hat", "--target", "A hat"), "target_texts"),
+    (("--target", "zzqj " * 60), "target_texts"),
+    (("--negative-prompt", "zzqj " * 60), "negative_prompt"),
+    (("--seed", "-1"), "seed"),
+    (("--seed", str(2**64)), "seed"),
+    (("--seed", "abc"), "seed"),
+    (("--steps", "0"), "num_inference_steps"),
+    (("--steps", "-1"), "num_inference_steps"),
+    (("--steps", "1e9"), "num_inference_steps"),
+    (("--steps", "nan"), "num_inference_steps"),
+    (("--steps", "many"), "num_inference_steps"),
+    (("--guidance-scale", "inf"), "guidance_scale"),
+    (("--guidance-scale", "0.5"), "guidance_scale"),
+    (("--guidance-scale", "x"), "guidance_scale"),
+    (("--map-steps", "-3"), "map_steps"),
+    (("--customization", "cap"), "customization"),
+    (("--customization", "../cap"), "customization"),
+    (("--model", "sdxl"), "model"),
+    (("--model", "../tiny"), "model"),
+    (("--device", "abacus"), "--device"),
+])
+def test_bad_input_to_generate_is_one_line_and_status_2(spf, tmp_path, spf_home, arguments, field):
+    status, out, err = generate(spf, tmp_path / "out", *arguments)
+    assert (status, out) == (2, "")
+    # the libraries may log to standard error while a model loads; what the user is told is the last line
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert lines == [err.splitlines()[-1]] and lines[0].startswith(f"error: {field}") and len(lines[0]) < 300
+    assert not (tmp_path / "out").exists() and not spf_home.exists()
+
+
+def test_generate_to_a_file_is_refused_before_anything_is_drawn(spf, tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("mine")
+    from spf.generation.service import GenerationService
+
+    monkeypatch.setattr(GenerationService, "generate", lambda *args: pytest.fail("drawn"))
+    status, _, err = generate(spf, tmp_path / "out")
+    assert status == 2 and "choose a folder" in err and (tmp_path / "out").read_text() == "mine"
+
+
+def test_generate_without_its_model_files_names_the_remedy(spf, tmp_path, tiny):
+    path = config.CONFIGS / "models" / "tiny.yaml"
+    path.write_text(path.read_text().replace(tiny.pretrained_model_name_or_path + "\n", str(tmp_path / "gone") + "\n"))
+    status, _, err = generate(spf, tmp_path / "out")
+    assert status == 2 and "gone" in err and "pretrain tiny" in err and not (tmp_path / "out").exists()
+
+
+def test_generate_writes_its_files_and_reports_json(spf, tmp_path):
+    status, out, _ = generate(spf, tmp_path / "out", "--target", "a winter hat", "--steps", "2", "--seed", "5", "--json")
+    assert status == 0 and sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    report = json.loads(out)
+    assert report == json.loads((tmp_path / "out" / "result.json").read_text())
+    request = report["request"]
+    assert (request["seed"], request["num_inference_steps"], request["guidance_scale"]) == (5, 2, 3.0)
+    assert [target["text"] for target in report["targets"]] == ["a winter hat"]
+
+
+def test_generate_says_where_it_wrote(spf, tmp_path):
+    status, out, _ = generate(spf, tmp_path / "out", "--steps", "1", "--map-steps", "0")
+    assert status == 0 and str(tmp_path / "out") in out and "original.png" in out
+
+
+def train(spf, *arguments: str):
+    return spf("train", "--model", "tiny", "--preset", "tiny", *arguments)
+
+
+def test_train_teaches_and_generate_uses_it(spf, tmp_path, picture_folder, spf_home):
+    status, out, _ = train(spf, "--data", str(picture_folder), "--name", "hat", "--set", "stage1.max_train_steps=1",
+                           "--set", "stage2.max_train_steps=1", "--json")
+    report = json.loads(out)
+    assert status == 0 and report["customization"]["name"] == "hat"
+    assert (spf_home / "runs" / report["run"] / "metrics.jsonl").read_text().count("\n") == 2
+    status, out, _ = generate(spf, tmp_path / "out", "--customization", "hat", "--target", "a winter hat", "--steps", "1")
+    assert status == 0
+    status, out, _ = spf("doctor", "--json")
+    assert json.loads(out)["customizations"] == ["hat"]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--name", "hat"), "data: is missing"),
+    (("--data", "PICTURES"), "name: is missing"),
+    (("--data", "PICTURES", "--name", "Winter Hat"), "name: may hold lower-case"),
+    (("--data", "PICTURES", "--name", "hat", "--set", "stage2.learning_rate=fast"), "stage2.learning_rate: "),
+    (("--data", "PICTURES", "--name", "hat", "--set", "stage3.x=1"), "stage3: is not a known setting"),
+    (("--data", "PICTURES", "--name", "hat", "--set", "fast"), "--set: "),
+    (("--data", "PICTURES", "--name", "hat", "--stage", "3"), "stage: "),
+    (("--data", "PICTURES", "--name", "hat", "--preset", "slow"), "preset: 'slow'"),
+    (("--data", "PICTURES", "--name", "hat", "--model", "sdxl"), "model: 'sdxl'"),
+    (("--data", "PICTURES", "--name", "hat", "--device", "abacus"), "--device: "),
+    (("--data", "/nowhere/at/all", "--name", "hat"), "/nowhere/at/all"),
+    (("--data", "EMPTY", "--name", "hat"), "is empty"),
+])
+def test_bad_input_to_train_is_status_2_and_leaves_nothing(spf, picture_folder, tmp_path, spf_home, arguments, words):
+    (tmp_path / "empty").mkdir()
+    places = {"PICTURES": str(picture_folder), "EMPTY": str(tmp_path / "empty")}
+    status, out, err = train(spf, *(places.get(argument, argument) for argument in arguments))
+    assert (status, out) == (2, "") and err.startswith("error: ") and words in err
+    assert not spf_home.exists()
+
+
+def test_a_run_that_is_cancelled_is_status_1(spf, picture_folder, spf_home, monkeypatch):
+    monkeypatch.setattr("spf.training.run_folder.RunFolder.cancel_requested", lambda self: True)
+    status, out, err = train(spf, "--data", str(picture_folder), "--name", "hat")
+    assert (status, out) == (1, "") and err.splitlines()[-1] == "error: Training was cancelled."
+    assert not (spf_home / "customizations").exists()
+
+
+def test_a_prepared_run_is_carried_out(spf, picture_folder, spf_home):
+    from spf.jobs import store
+
+    folder = store.prepare(config.train_config("tiny", {
+        "data": str(picture_folder), "name": "hat", "stage": "1", "stage1.max_train_steps": 1}))
+    status, out, _ = spf("train", "--run", str(folder.path))
+    assert status == 0 and "'hat' is written" in out and store.status(folder).state == "completed"
+    status, _, err = spf("train", "--run", str(spf_home / "runs" / "gone"))
+    assert status == 2 and "gone" in err
+
+
+def test_dataset_render_then_check(spf, tmp_path):
+    status, out, _ = spf("dataset", "render", "--attribute", "turban", "--count", "2", "--out", str(tmp_path / "set"))
+    assert status == 0 and "2 pictures of 'turban'" in out
+    status, out, _ = spf("dataset", "check", str(tmp_path / "set"), "--json")
+    report = json.loads(out)
+    assert status == 0 and report["ok"] and report["pictures"] == 2 and report["targets"] == {"a turban": 2}
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--attribute", "moustache"), "winter-hat"), (("--attribute", "turban", "--count", "0"), "between 1 and"),
+    (("--attribute", "turban", "--count", "1000000000"), "between 1 and")])
+def test_bad_input_to_render(spf, tmp_path, arguments, words):
+    status, _, err = spf("dataset", "render", "--out", str(tmp_path / "set"), *arguments)
+    assert status == 2 and err.startswith("error: ") and words in err and err.count("\n") == 1
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_bad_folder_fails_the_check_in_text_and_json(spf, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, out, _ = spf("dataset", "check", str(tmp_path / "empty"))
+    assert status == 2 and "is empty" in out and "metadata.jsonl" in out
+    status, out, _ = spf("dataset", "check", str(tmp_path / "empty"), "--json")
+    assert status == 2 and json.loads(out)["problems"][0]["kind"] == "empty-folder"
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("pretrain", "sdxl"), "preset: 'sdxl'"), (("pretrain", "tiny", "--part", "nose"), "--part: 'nose'"),
+    (("pretrain", "score"), "preset: 'score'"), (("pretrain", "a", "b", "c"), "pretrain: takes a preset"),
+    (("pretrain", "score", "sdxl"), "model: 'sdxl'")])
+def test_bad_input_to_pretrain(spf, spf_home, arguments, words):
+    status, _, err = spf(*arguments)
+    assert status == 2 and words in err and not spf_home.exists()
+
+
+def test_doctor_reports_what_there_is(spf, tiny):
+    status, out, _ = spf("doctor", "--json")
+    report = json.loads(out)
+    assert report["models"] == {"tiny": "found"} and report["packages"]["torch"].startswith("2.")
+    assert status == (1 if report["problems"] else 0)
+    status, out, _ = spf("doctor")
+    assert "models: " in out and "python: " in out
+
+
+@pytest.mark.parametrize("key", ["pretrained_model_name_or_path", "clip"])
+def test_doctor_works_without_models_and_says_how_to_get_them(spf, tmp_path, key):
+    path = config.CONFIGS / "models" / "tiny.yaml"
+    lines = [f"{key}: {tmp_path / 'gone'}" if line.startswith(f"{key}:") else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    status, out, _ = spf("doctor", "--json")
+    report = json.loads(out)
+    assert status == 1 and report["models"] == {"tiny": "missing"}
+    assert any("gone" in problem and "pretrain tiny" in problem for problem in report["problems"])
+
+
+@pytest.mark.parametrize("verb", [(), ("generate",), ("train",), ("dataset",), ("dataset", "render"), ("dataset", "check"),
+                                  ("pretrain",), ("doctor",)])
+def test_every_verb_has_help(spf, verb):
+    status, out, _ = spf(*verb, "--help")
+    assert status == 0 and "Usage" in out and len(out) > 150
+
+
+def test_an_unknown_verb_is_status_2(spf):
+    status, _, err = spf("paint")
+    assert status == 2 and "paint" in err
+
+
+def test_the_exit_status_reaches_the_shell(tmp_path):
+    """A real process; it must find the bad text before it imports anything heavy."""
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SPF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "spf", "generate", "--base", " ", "--out", "out"], cwd=tmp_path, env=env,
+        capture_output=True, text=True, timeout=300)
+    timings = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(told) == 1 and told[0].startswith("error: base_text: ")
+    assert not any(line.split("|")[-1].strip() == "torch" for line in timings)
+    assert list(tmp_path.iterdir()) == []
