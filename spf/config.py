@@ -30,20 +30,6 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-class ModelPreset(Schema):
-    """Where a model's files are and how it is used by default (`configs/models/<name>.yaml`)."""
-
-    name: Name
-    title: str
-    family: Literal["unet", "mmdit"]
-    pretrained_model_name_or_path: str = Field(description="Diffusers folder (relative to the repository) or hub id.")
-    clip: str = Field(description="open_clip folder (relative to the repository), or 'model:pretrained' of open_clip.")
-    resolution: int = Field(ge=64, le=2048, multiple_of=8)
-    num_inference_steps: int = Field(20, ge=1, le=200)
-    guidance_scale: float = Field(5.0, ge=1.0, le=30.0)
-    base_text: str = Field(description="Shown when the page opens.")
-
-
 class MethodConfig(Schema):
     """The options of stage 2: the paper's hyperparameters, its ablations, and the readings of what it leaves open."""
 
@@ -65,6 +51,21 @@ class MethodConfig(Schema):
     enhanced_max_amplification: float = Field(
         1.0, gt=0, le=100, description="D15: L_enhanced acts where sqrt((1-abar)/abar) is at most this.")
     enhanced_weight: Literal["gate", "signal"] = Field("gate", description="D15: 'signal' also weighs by abar_t.")
+
+
+class ModelPreset(Schema):
+    """Where a model's files are and how it is used by default (`configs/models/<name>.yaml`)."""
+
+    name: Name
+    title: str
+    family: Literal["unet", "mmdit"]
+    pretrained_model_name_or_path: str = Field(description="Diffusers folder (relative to the repository) or hub id.")
+    clip: str = Field(description="open_clip folder (relative to the repository), or 'model:pretrained' of open_clip.")
+    resolution: int = Field(ge=64, le=2048, multiple_of=8)
+    num_inference_steps: int = Field(20, ge=1, le=200)
+    guidance_scale: float = Field(5.0, ge=1.0, le=30.0)
+    base_text: str = Field(description="Shown when the page opens.")
+    method: MethodConfig = Field(MethodConfig(), description="Readings that suit this model's scale and CLIP.")
 
 
 Trainable = Literal["full", "cross"]
@@ -226,11 +227,17 @@ def training_presets() -> dict[str, Path]:
 
 
 def train_config(preset: str, overrides: dict[str, Any]) -> TrainConfig:
-    """The training preset `preset` with dotted overrides ('stage2.learning_rate': 1e-4) applied."""
+    """The training preset `preset` with dotted overrides ('stage2.learning_rate': 1e-4) applied.
+
+    Method options that neither names are those of the model.
+    """
     presets = training_presets()
     if preset not in presets:
         raise InvalidInput("preset", f"'{preset}' is not known; choose one of {', '.join(presets)}")
-    return parse(TrainConfig, _nested(load_yaml(presets[preset]), overrides))
+    values = load_yaml(presets[preset])
+    model = model_preset(str(overrides.get("model", values.get("model"))))
+    values["method"] = model.method.model_dump() | values.get("method", {})
+    return parse(TrainConfig, _nested(values, overrides))
 
 
 def _nested(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

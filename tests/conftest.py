@@ -1,10 +1,11 @@
 """Tiny seeded models with random weights: they prove shapes, gradients and plumbing, never quality."""
 
+# ruff: noqa: I001  (spf comes first: it lets torchvision import on a CPU build of torch)
 import copy
 import json
 import os
 
-import spf  # noqa: F401, I001  (first: lets torchvision import on a CPU build of torch)
+import spf  # noqa: F401
 
 import open_clip
 import pytest

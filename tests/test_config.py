@@ -163,6 +163,13 @@ def test_bad_training_settings_name_their_field(overrides, field):
     assert caught.value.field == field and "\n" not in str(caught.value)
 
 
+def test_training_starts_from_the_method_of_its_model(tiny):
+    path = config.CONFIGS / "models" / "tiny.yaml"
+    path.write_text(path.read_text() + "method: {gamma: contextual, lambda_text: 0.5}\n")
+    method = config.train_config("tiny", {"method.lambda_text": 0.7}).method
+    assert (method.gamma, method.lambda_text, method.lambda_fine) == ("contextual", 0.7, 0.1)
+
+
 def test_unknown_presets_name_those_that_exist():
     with pytest.raises(ModelNotFound, match="'sdxl'.*pocket"):
         config.model_preset("sdxl")

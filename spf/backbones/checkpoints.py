@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from spf.backbones.base import Backbone
 from spf.backbones.unet import UNetBackbone
-from spf.config import REPOSITORY, ModelPreset, Name, Schema
+from spf.config import REPOSITORY, MethodConfig, ModelPreset, Name, Schema
 from spf.errors import CustomizationError, ModelNotFound
 
 SHIPPED = REPOSITORY / "assets" / "customizations"
@@ -98,6 +98,7 @@ class CustomizationCard(Schema):
     phrases: tuple[str, ...]
     stage: str
     created: str
+    method: MethodConfig = MethodConfig()  # as trained; its maps are drawn by the same readings
     summary: dict[str, str | int | float] = {}
 
 
@@ -126,7 +127,8 @@ class Customization:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name).float() for name in file.keys()}
         except (SafetensorError, OSError) as error:
-            raise CustomizationError(f"customization: {path} cannot be read ({error}); teach it again or restore the file.") from None
+            raise CustomizationError(
+                f"customization: {path} cannot be read ({error}); teach it again or restore the file.") from None
         if bad := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
             raise CustomizationError(f"customization: {path} holds values that are not numbers ({bad[0]}); teach it again.")
         return tensors

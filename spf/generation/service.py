@@ -32,9 +32,8 @@ class _Model:
 class GenerationService:
     """Loads each model once. One generation at a time per service; others wait for the lock."""
 
-    def __init__(self, device: torch.device | str | None = None, method: MethodConfig | None = None):
+    def __init__(self, device: torch.device | str | None = None):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.method = method or MethodConfig()
         self._models: dict[str, _Model] = {}
         self._responses: OrderedDict[Any, Backbone] = OrderedDict()
         self._originals: OrderedDict[Any, Original] = OrderedDict()
@@ -54,7 +53,8 @@ class GenerationService:
         """
         with self._lock, torch.inference_mode():
             model = self._model(request.model)
-            pair = Pair(model.reference, self._response(request), model.clip, model.preset.resolution, request, self.method)
+            response, method = self._response(request)
+            pair = Pair(model.reference, response, model.clip, model.preset.resolution, request, method)
             key = (request.model, pair.original_key)
             result = pair.run(self._originals.get(key), on_step, is_cancelled)
             _remember(self._originals, key, pair.original, ORIGINALS_KEPT)
@@ -67,18 +67,18 @@ class GenerationService:
             self._models[name] = _Model(preset, checkpoints.load_backbone(preset, self.device), clip)
         return self._models[name]
 
-    def _response(self, request: GenerationRequest) -> Backbone:
-        """The customized model; the reference itself where no customization is asked for."""
+    def _response(self, request: GenerationRequest) -> tuple[Backbone, MethodConfig]:
+        """The customized model and how its maps are drawn; the reference itself where no customization is asked for."""
         model = self._model(request.model)
         if request.customization is None:
-            return model.reference
+            return model.reference, model.preset.method
         found = checkpoints.customization(request.customization, model.preset)
         key = (request.model, found.folder, found.version)
         if key not in self._responses:
             response = model.reference.fork()
             checkpoints.apply(response, found.tensors())
             _remember(self._responses, key, response, RESPONSES_KEPT)
-        return self._responses[key]
+        return self._responses[key], found.card.method
 
 
 def _remember(cache: OrderedDict, key: Any, value: Any, limit: int) -> None:

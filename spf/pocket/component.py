@@ -48,6 +48,7 @@ def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadlin
     steps = math.ceil(config.samples / config.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{component.name}.pt"
     progress = _resume(path, component, optimizer, average, device)
     generator = torch.Generator(device)
@@ -112,7 +113,6 @@ def _blend(average: dict[str, Tensor], network: nn.Module, decay: float) -> None
 
 
 def _save(path: Path, component: Component, optimizer, average, progress: Progress) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".partial")
     torch.save({
         "config": component.config.model_dump(mode="json"), "network": component.network.state_dict(),

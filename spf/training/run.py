@@ -14,11 +14,11 @@ from spf.backbones.base import Backbone
 from spf.backbones.checkpoints import Customization, CustomizationCard
 from spf.clip import Clip
 from spf.config import GenerationRequest, ModelPreset, TrainConfig
+from spf.data.batches import Examples
 from spf.data.records import Record, read_folder
 from spf.errors import Cancelled, SpfError
 from spf.generation.pair import Pair
 from spf.method.phrases import join_prompt
-from spf.data.batches import Examples
 from spf.training.examples import prepare
 from spf.training.loop import Watch, steps_of, train_stage
 from spf.training.run_folder import RunFolder, RunStatus
@@ -108,7 +108,7 @@ class Run:
         return CustomizationCard(
             name=config.name, model=config.model, model_sha256=checkpoints.denoiser_hash(preset),
             phrases=tuple(dict.fromkeys(record.target_text for record in records)), stage=config.stage,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            method=config.method, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             summary={"pictures": len(examples), "run": self.folder.id, "seconds": round(time.monotonic() - self._pace),
                      "stage1_steps": steps_of(config.stage1, len(examples)) if config.stage != "2" else 0,
                      "stage2_steps": steps_of(config.stage2, len(examples)) if config.stage != "1" else 0})

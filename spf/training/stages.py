@@ -11,11 +11,11 @@ from torch import Generator, Tensor, nn
 from spf.backbones.base import Backbone, LayerFeatures, TextFeatures
 from spf.clip import Clip
 from spf.config import MethodConfig
+from spf.data.batches import Examples
 from spf.method import losses as L
 from spf.method.attention import text_features
 from spf.method.control_map import alignment_weight, fine_control_map
 from spf.method.diffusion import diffusion_loss
-from spf.data.batches import Examples
 
 Losses = dict[str, Tensor]  # weighted terms; their sum is what is minimised
 Report = dict[str, Tensor]  # only for logging

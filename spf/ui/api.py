@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -37,7 +36,7 @@ def add_api(service: Service) -> None:
             "target_texts": tuple(target_texts or ()), "negative_prompt": negative_prompt, "seed": seed,
             "num_inference_steps": num_inference_steps or preset.num_inference_steps,
             "guidance_scale": guidance_scale or preset.guidance_scale, "map_steps": map_steps})
-        result = service.generate(request, on_step=None, is_cancelled=threading.Event().is_set)
+        result = service.generate(request)
         folder = save_result(result, catalog.outputs())
         return describe(result) | {"files": _files(folder)}
 
@@ -88,15 +87,17 @@ def cancel(run_id: str) -> dict:
     return job(run_id)
 
 
-def customizations() -> list:
-    """Every customization: name, model, phrases, when and from what it was taught."""
-    return [one.card.model_dump(mode="json") | {"shipped": one.shipped} for one in catalog.customizations().values()]
+def customizations() -> dict:
+    """Every customization by name: model, phrases, when and from what it was taught."""
+    found = catalog.customizations()
+    return {name: one.card.model_dump(mode="json") | {"shipped": one.shipped} for name, one in found.items()}
 
 
-def history(limit: int = 20) -> list:
-    """The newest saved results, each with its settings, metrics and files."""
+def history(limit: int = 20) -> dict:
+    """The newest saved results under 'results', each with its settings, metrics and files."""
     found = sorted(catalog.outputs().glob("*/*/result.json"), reverse=True)[:max(0, min(limit, HISTORY_LIMIT))]
-    return [json.loads(path.read_text(encoding="utf-8")) | {"files": _files(path.parent)} for path in found]
+    return {"results": [
+        json.loads(path.read_text(encoding="utf-8")) | {"files": _files(path.parent)} for path in found]}
 
 
 def _files(folder: Path) -> dict[str, Any]:

@@ -25,9 +25,9 @@ def settings() -> dict[str, Any]:
     """Everything that does not depend on flags."""
     home = catalog.home()
     return {
-        # gradio would ask its own page once, and give up where a busy machine answers late
-        "_frontend": False, "share": False, "inbrowser": False, "quiet": True, "prevent_thread_lock": True, "show_error": True,
-        "strict_cors": True, "ssr_mode": False, "mcp_server": False, "pwa": False, "run_history": False,
+        "_frontend": False,  # else gradio asks its own page once, and gives up where a busy machine answers late
+        "quiet": True, "prevent_thread_lock": True, "inbrowser": False, "share": False, "mcp_server": False,
+        "strict_cors": True, "show_error": True, "ssr_mode": False, "pwa": False, "run_history": False,
         "footer_links": [],
         "max_file_size": MAX_UPLOAD, "state_session_capacity": SESSIONS,
         "allowed_paths": [str(catalog.outputs())],

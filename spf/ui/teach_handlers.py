@@ -92,15 +92,16 @@ def start(form: TeachForm) -> tuple[RunFolder, str]:
 
 
 def _settings(form: TeachForm) -> TrainConfig:
+    """The run's configuration. Raises InvalidInput for the first bad field, in the order of the page."""
+    if form.source == RENDERED:
+        _check_rendered(form)
+    else:
+        _check_upload(form)
     if not form.budget:
         raise InvalidInput("preset", strings.NO_CHOICE)
     folder = catalog.home() / "datasets" / f"{form.name}-{uuid.uuid4().hex[:8]}"
     settings = config.train_config(form.budget, {"model": form.model, "name": form.name.strip(), "data": str(folder)})
     catalog.require_free(settings.name)
-    if form.source == RENDERED:
-        _check_rendered(form)
-    else:
-        _check_upload(form)
     return settings
 
 

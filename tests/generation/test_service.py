@@ -1,10 +1,12 @@
 """The service: what it loads once, what it remembers, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 
 from spf.backbones import checkpoints
 from spf.backbones.checkpoints import CustomizationCard
+from spf.config import MethodConfig
 from spf.errors import Cancelled, CustomizationError, ModelNotFound
 from spf.generation import service as service_module
 from spf.generation.service import GenerationService
@@ -18,11 +20,11 @@ def service(tiny, tmp_path, monkeypatch) -> GenerationService:
 
 @pytest.fixture
 def teach(tiny, response):
-    """teach(name, factor): write a customization of the tiny model."""
+    """teach(name, factor, method): write a customization of the tiny model."""
 
-    def write(name: str = "hat", factor: float = 1.0) -> None:
+    def write(name: str = "hat", factor: float = 1.0, method: MethodConfig = MethodConfig()) -> None:
         card = CustomizationCard(name=name, model="tiny", model_sha256=checkpoints.denoiser_hash(tiny),
-                                 phrases=("a winter hat",), stage="both", created="now")
+                                 phrases=("a winter hat",), stage="both", created="now", method=method)
         tensors = {key: factor * parameter for key, parameter in response.trainable_parameters("cross")}
         checkpoints.save_customization(card, tensors)
 
@@ -81,6 +83,14 @@ def test_a_customization_that_was_taught_again_is_loaded_again(service, teach, a
     after = service.generate(ask(customization="hat", map_steps=0))
     assert before.customized.tobytes() != after.customized.tobytes()
     assert before.original.tobytes() == after.original.tobytes()
+
+
+def test_maps_are_drawn_by_the_readings_a_customization_was_trained_with(service, teach, ask):
+    teach("a")
+    teach("b", method=MethodConfig(phrase_reduce="max", soft_map_norm="l2"))
+    first, second = (service.generate(ask(customization=name, map_steps=1)) for name in ("a", "b"))
+    assert first.customized.tobytes() == second.customized.tobytes()
+    assert not np.array_equal(first.maps[0].soft_map, second.maps[0].soft_map)
 
 
 def test_memory_is_bounded(service, teach, ask, monkeypatch):

@@ -43,13 +43,14 @@ def left_over(spf_home) -> list[str]:
 
 
 def test_a_run_writes_a_customization_that_generation_uses(make_run, tiny):
-    run = make_run(sample_every=1, seed=1)
+    run = make_run(sample_every=1, seed=1, method__lambda_text=0.7)
     written = run.execute()
     status = run.folder.status()
     assert (status.state, status.stage, status.step, status.total_steps) == ("completed", "stage2", 4, 4)
     assert status.eta is None and status.message == "hat"
 
     card = checkpoints.customization("hat", tiny).card
+    assert card.method == run.config.method and card.method.lambda_text == 0.7
     assert card == written.card and card.phrases == ("a winter hat",) and card.stage == "both"
     assert {name: card.summary[name] for name in ("pictures", "stage1_steps", "stage2_steps", "run")} == {
         "pictures": 4, "stage1_steps": 2, "stage2_steps": 2, "run": run.folder.id}
@@ -135,9 +136,11 @@ def test_weights_that_are_no_numbers_are_not_saved(make_run, spf_home, monkeypat
 
 
 @pytest.mark.parametrize("overrides, error", [
-    ({"data": "/nowhere"}, DataError), ({"model": "sdxl"}, ModelNotFound), ({"initial_customization": "cap"}, CustomizationError)])
+    ({"data": "/nowhere"}, DataError), ({"model": "sdxl"}, ModelNotFound),
+    ({"initial_customization": "cap"}, CustomizationError)])
 def test_what_is_missing_fails_with_its_name(make_run, spf_home, overrides, error):
-    run = make_run(**overrides)
+    run = make_run()
+    run.config = run.config.model_copy(update=overrides)
     with pytest.raises(error):
         run.execute()
     status = run.folder.status()

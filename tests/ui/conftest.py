@@ -22,7 +22,7 @@ def service() -> fakes.FakeService:
 def shipped(request, tmp_path, monkeypatch) -> Path:
     """Where shipped customizations lie: one, for 'a winter hat'. Tests with the real model keep the real ones."""
     folder = tmp_path / "shipped"
-    if "real" not in request.node.name:
+    if "[real]" not in request.node.name:
         monkeypatch.setattr(checkpoints, "SHIPPED", folder)
         fakes.add_customization(folder, "winter-hat", "a winter hat", "a warm winter hat")
     return folder

@@ -62,21 +62,21 @@ def client(service, training):
     training(steps=10, seconds_per_step=0.0)
     demo = build.build(service)
     url = launch.launch(demo)
-    yield gradio_client.Client(url, verbose=False)
+    yield gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 120})
     demo.close()
 
 
 def test_the_api_through_the_real_client(client, service, spf_home):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == ENDPOINTS
 
-    card = client.predict(api_name="/customizations")[0]
-    assert (card["name"], card["shipped"], card["phrases"][0]) == ("winter-hat", True, "a winter hat")
+    card = client.predict(api_name="/customizations")["winter-hat"]
+    assert (card["model"], card["shipped"], card["phrases"][0]) == ("pocket", True, "a winter hat")
 
     result = client.predict(base_text="a person", target_texts=["a winter hat"], seed=5, api_name="/generate")
     assert result["request"]["seed"] == 5 and result["request"]["num_inference_steps"] == 20
     assert service.requests[0].guidance_scale == 4.0, "the model's own"
     assert set(result["files"]) == {"original", "customized", "sfcm", "maps"}
-    assert client.predict(api_name="/history")[0]["request"] == result["request"]
+    assert client.predict(api_name="/history")["results"][0]["request"] == result["request"]
 
     run = client.predict(attribute="neon", name="neon", count=8, api_name="/train")
     assert run["name"] == "neon" and "8 usable pictures" in run["report"]

@@ -1,0 +1,56 @@
+"""Picture folders of the embedded world."""
+
+import json
+
+import pytest
+
+from spf.data.records import read_folder
+from spf.errors import DataError, InvalidInput
+from spf.pocket.dataset import render_folder
+from spf.pocket.world import TARGETS
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("attribute", TARGETS)
+def test_what_is_rendered_can_be_trained_on(tmp_path, attribute):
+    folder = render_folder(attribute, 3, tmp_path / attribute, seed=1, size=64)
+    records = read_folder(folder)
+    assert len(records) == 3 and {record.target_text for record in records} == {TARGETS[attribute].phrase}
+    assert all(record.path.is_file() for record in records)
+
+
+def test_same_arguments_same_bytes(tmp_path):
+    first, again, other = (contents(render_folder("turban", 3, tmp_path / name, seed=seed, size=64))
+                           for name, seed in (("a", 5), ("b", 5), ("c", 6)))
+    assert sorted(first) == ["00000.png", "00001.png", "00002.png", "metadata.jsonl"]
+    assert first == again and not any(first[name] == other[name] for name in first)
+
+
+def test_a_longer_set_begins_with_the_shorter_one(tmp_path):
+    short, long = (contents(render_folder("neon", count, tmp_path / str(count), size=64)) for count in (2, 3))
+    assert all(long[name] == short[name] for name in short if name.endswith(".png"))
+    assert long["metadata.jsonl"].startswith(short["metadata.jsonl"])
+
+
+def test_metadata_is_the_imagefolder_convention(tmp_path):
+    lines = (render_folder("freckles", 2, tmp_path / "set", size=64) / "metadata.jsonl").read_text().splitlines()
+    assert [set(json.loads(line)) for line in lines] == [{"file_name", "base_text", "target_text"}] * 2
+
+
+@pytest.mark.parametrize("attribute, count, field", [
+    ("moustache", 3, "--attribute"), ("", 3, "--attribute"), ("turban", 0, "--count"), ("turban", -1, "--count"),
+    ("turban", 10_001, "--count")])
+def test_bad_arguments_write_nothing(tmp_path, attribute, count, field):
+    with pytest.raises(InvalidInput) as caught:
+        render_folder(attribute, count, tmp_path / "set")
+    assert caught.value.field == field and not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="notes.txt"):
+        render_folder("turban", 2, tmp_path, size=64)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}

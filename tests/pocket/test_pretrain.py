@@ -1,0 +1,173 @@
+"""From nothing to a diffusers folder, on networks so small that they learn nothing; and how a model is scored."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from spf.backbones.checkpoints import load_backbone
+from spf.clip import Clip
+from spf.config import ModelPreset, PretrainConfig, parse
+from spf.errors import InvalidInput
+from spf.method.phrases import join_prompt
+from spf.pocket import contrast, pictures, pretrain, score
+from spf.pocket.pretrain import Pretraining
+from spf.pocket.world import ATTRIBUTES
+
+CPU = torch.device("cpu")
+OPTIMISATION = {"samples": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup_samples": 0}
+
+
+@pytest.fixture(autouse=True)
+def rendered_here(monkeypatch):
+    """Without the pool of processes and the thousands of captions, which would be most of the time."""
+
+    def render(portraits, path, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.stack([pictures._Draw(size)(portrait) for portrait in portraits]))
+
+    monkeypatch.setattr(pictures, "_render_all", render)
+    corpus = pretrain.tokenizer.caption_corpus
+    monkeypatch.setattr(pretrain.tokenizer, "caption_corpus", lambda seed, count: corpus(seed, 100))
+
+
+@pytest.fixture(scope="module")
+def config() -> PretrainConfig:
+    return parse(PretrainConfig, {
+        "pictures": 64, "target_share": 0.3, "resolution": 64, "vocabulary": 600,
+        "autoencoder": {**OPTIMISATION, "architecture": {
+            "encoder_block_out_channels": [8, 8, 8], "decoder_block_out_channels": [8, 8, 8], "num_encoder_blocks": [0, 1, 1],
+            "num_decoder_blocks": [1, 1, 1], "latent_channels": 4}},
+        "clip": {**OPTIMISATION, "architecture": {
+            "embed_dim": 16, "quick_gelu": False,
+            "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 4, "head_width": 16},
+            "text_cfg": {"context_length": 77, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}},
+        "denoiser": {**OPTIMISATION, "architecture": {
+            "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 32], "attention_head_dim": 2,
+            "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 32, "norm_num_groups": 8}}})
+
+
+def test_everything_from_nothing_to_a_folder_that_loads(config, tmp_path):
+    training = Pretraining(config, tmp_path / "work", CPU, minutes=60)
+    assert not training.complete
+    assert training.run(("autoencoder",)) and not training.complete
+    assert training.run() and training.complete
+    training.export(tmp_path / "model")
+
+    preset = ModelPreset(
+        name="made", title="Made", family="unet", pretrained_model_name_or_path=str(tmp_path / "model"),
+        clip=str(tmp_path / "model" / "clip"), resolution=64, base_text="a person")
+    backbone, clip = load_backbone(preset), Clip.from_folder(tmp_path / "model" / "clip")
+    assert backbone.latent_shape(64) == (4, 16, 16) and backbone.window == 77
+    scale = backbone.vae.config.scaling_factor
+    assert scale != 1 and np.isfinite(scale), "latents are brought to unit variance"
+
+    # the conditioning text encoder is CLIP's own text tower, after export too
+    text = backbone.encode_prompts([join_prompt("a person, with red hair", ())])
+    ids = backbone.tokenizer(["a person, with red hair"], return_tensors="pt").input_ids
+    pooled = text.embeddings[0, ids.shape[1] - 1] @ clip.model.text_projection
+    torch.testing.assert_close(pooled / pooled.norm(), clip.embed_texts(["a person, with red hair"])[0], rtol=2e-2, atol=5e-3)
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a person", num_inference_steps=1, height=64, width=64, output_type="np").images.shape == (1, 64, 64, 3)
+
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert {part: facts["samples"] for part, facts in record["parts"].items()} == dict.fromkeys(pretrain.PARTS, 4)
+    weights = (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
+    parameters = sum(parameter.numel() for parameter in backbone.denoiser.parameters())
+    assert weights < 2.2 * parameters, "two bytes per number on disk"
+
+
+def test_a_second_call_has_nothing_left_to_do(config, tmp_path):
+    for _ in range(2):
+        training = Pretraining(config, tmp_path / "work", CPU, minutes=60)
+        assert training.run(("autoencoder",))
+    assert (tmp_path / "work" / "metrics.jsonl").read_text().count("\n") == 1
+
+
+def test_without_time_nothing_is_trained(config, tmp_path):
+    training = Pretraining(config, tmp_path / "work", CPU, minutes=0)
+    assert not training.run(("autoencoder",))
+
+
+def test_the_denoiser_sees_no_target(tmp_path):
+    drawn = pictures.picture_set(tmp_path, seed=0, count=40, target_share=0.5, size=64)
+    kept = drawn.without_targets()
+    assert 10 < len(kept.portraits) < 30 and all(portrait.target is None for portrait in kept.portraits)
+    for portrait, pixels in list(zip(kept.portraits, kept.pixels, strict=True))[:3]:
+        assert np.array_equal(pixels, pictures._Draw(64)(portrait))
+
+
+def test_a_rendered_set_is_read_back_and_not_drawn_again(tmp_path, monkeypatch):
+    first = pictures.picture_set(tmp_path, seed=0, count=3, target_share=0.5, size=64)
+    monkeypatch.setattr(pictures, "_render_all", lambda *args: pytest.fail("drawn again"))
+    again = pictures.picture_set(tmp_path, seed=0, count=3, target_share=0.5, size=64)
+    assert np.array_equal(first.pixels, again.pixels) and first.portraits == again.portraits
+
+
+@pytest.mark.parametrize("preset, parts, field", [("sdxl", (), "preset"), ("pocket", ("nose",), "--part")])
+def test_unknown_names_are_refused_before_anything_is_written(spf_home, preset, parts, field):
+    with pytest.raises(InvalidInput, match="choose") as caught:
+        pretrain.pretrain(preset, parts, 1, CPU)
+    assert caught.value.field == field and not spf_home.exists()
+
+
+# score
+
+def test_a_score_counts_the_cases_that_captions_name(tiny):
+    report = score.score("tiny", CPU, captions_count=4, pictures_count=5)
+    assert report["psnr_db"] < 20, "the tiny autoencoder has learned nothing"
+    for attribute in score.NAMED:
+        right, rest = report[attribute].split("/")
+        assert 0 <= int(right) <= int(rest.split(" = ")[0]) <= 4 and report[f"clip_{attribute}"].endswith("%")
+
+
+def test_captions_name_what_they_are_counted_for():
+    portraits = [pictures.portrait_at("score", index, 0.0) for index in range(30)]
+    texts, named = score._captions(portraits)
+    for portrait, text, names in zip(portraits, texts, named, strict=True):
+        assert ("skin" in text) == ("skin_tone" in names)
+        assert (portrait.expression in text) == ("expression" in names)
+    assert 0.4 < sum(map(len, named)) / (30 * len(ATTRIBUTES)) < 0.8
+
+
+def test_an_attribute_is_read_as_the_best_fitting_text():
+    class Oracle:
+        """Pictures are numbers here, and each fits the text of the same number."""
+
+        def embed_texts(self, texts):
+            assert texts == contrast.attribute_prompts("hair_color")
+            return torch.eye(len(texts))
+
+        def embed_images(self, images):
+            return torch.eye(len(ATTRIBUTES["hair_color"]))[images[:, 0, 0, 0].long()]
+
+    wanted = [6, 0, 3, 3, 1] * 30
+    read = score.read_attribute(Oracle(), torch.tensor(wanted).view(-1, 1, 1, 1), "hair_color")
+    assert read == [ATTRIBUTES["hair_color"][index] for index in wanted]
+
+
+def test_psnr_of_a_known_error():
+    class Shifted:
+        def encode_images(self, images):
+            return images
+
+        def decode(self, latents):
+            return latents + 0.2  # 0.1 of the full range: 20 dB
+
+    assert score._psnr(Shifted(), torch.zeros(60, 3, 4, 4)) == pytest.approx(20, abs=1e-3)
+
+
+def test_samples_depend_on_their_own_seed_and_text_only(tiny):
+    backbone = load_backbone(tiny)
+    texts = ["a person", "a man, smiling", "a person, with red hair"]
+    together = score.sample(backbone, tiny, texts, seeds=[4, 5, 6], batch=2)
+    assert together.shape == (3, 3, 64, 64) and together.abs().max() <= 1
+    alone = score.sample(backbone, tiny, texts[2:], seeds=[6])
+    torch.testing.assert_close(together[2:], alone, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(together[0], together[1], atol=0.01) and math.isfinite(float(together.sum()))
