@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,9 +49,10 @@ def status(folder: RunFolder) -> RunStatus:
     return ended
 
 
-def active() -> RunFolder | None:
-    """The run that occupies the device, if any."""
-    return next((folder for folder in runs() if status(folder).state in ("queued", "running")), None)
+def active(besides: str = "") -> RunFolder | None:
+    """The run that occupies the device, if any; the one called `besides` does not count."""
+    return next((folder for folder in runs()
+                 if folder.id != besides and status(folder).state in ("queued", "running")), None)
 
 
 def prepare(config: TrainConfig) -> RunFolder:
@@ -58,15 +60,17 @@ def prepare(config: TrainConfig) -> RunFolder:
 
     Raises DataError, ModelNotFound, or TrainingError while another run occupies the device; then nothing is written.
     """
-    if (busy := active()) is not None:
-        state = status(busy)
-        raise TrainingError(
-            f"A training run is already under way ({busy.id}, step {state.step} of {state.total_steps}); "
-            "wait until it is done, or cancel it.")
+    _refuse_if_busy()
     if (missing := missing_file(model_preset(config.model))) is not None:
         raise ModelNotFound(f"model: {missing} does not exist; restore it or choose another model.")
     read_folder(Path(config.data))
-    return RunFolder.create(runs_root(), config)
+    folder = RunFolder.create(runs_root(), config)
+    try:
+        _refuse_if_busy(besides=folder.id)  # two starts at one moment: rather none than both
+    except TrainingError:
+        shutil.rmtree(folder.path)
+        raise
+    return folder
 
 
 def start(config: TrainConfig) -> RunFolder:
@@ -88,6 +92,14 @@ def cancel(run_id: str) -> RunFolder:
     folder = run(run_id)
     folder.request_cancel()
     return folder
+
+
+def _refuse_if_busy(besides: str = "") -> None:
+    if (busy := active(besides)) is not None:
+        state = status(busy)
+        raise TrainingError(
+            f"A training run is already under way ({busy.id}, step {state.step} of {state.total_steps}); "
+            "wait until it is done, or cancel it.")
 
 
 def _launch(folder: RunFolder) -> subprocess.Popen:

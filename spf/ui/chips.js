@@ -8,11 +8,18 @@ const words = element.querySelector('.spf-chips').dataset;
 const state = () => ({ targets: [...(props.value?.targets ?? [])], known: [...(props.value?.known ?? [])] });
 const tidy = (text) => text.split(/\s+/).filter(Boolean).join(' ');
 
+// A phrase is taken over when its field loses the focus, which a press on another button does. Redrawing then would
+// move that button away before the press ends, so it waits until the pointer is up.
+let pressed = false;
+document.addEventListener('pointerdown', () => { pressed = true; }, true);
+document.addEventListener('pointerup', () => { pressed = false; }, true);
+
 function change(edit) {
   const next = state();
   edit(next.targets);
   props.value = next;
-  draw();
+  if (pressed) document.addEventListener('pointerup', () => setTimeout(draw), { once: true });
+  else draw();
 }
 
 function chip(phrase, index) {

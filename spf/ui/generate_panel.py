@@ -120,7 +120,7 @@ def add_panel(service: Service) -> GeneratePanel:
             pictures = _pictures()
             caption = gr.HTML(markup.caption(strings.MAP_BEFORE), elem_id="spf-caption")
             looks = _looks()
-            status = gr.HTML(markup.quiet(strings.STATUS_READY), elem_id="spf-status")
+            status = gr.HTML(markup.quiet(strings.STATUS_OPENING), elem_id="spf-status")
     with gr.Column(visible=False, elem_classes="spf-strip-box") as strip_box:
         gr.HTML(markup.heading(strings.STRIP, strings.STRIP_HINT))
         strip = _strip()
@@ -264,6 +264,7 @@ def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:
         name = catalog.preselected(model)
         choices = gr.update(choices=catalog.customization_choices(model), value=name)
         known = catalog.phrases(name)
-        return [choices, chips.value(known[:1], known)]
+        return [choices, chips.value(known[:1], known), markup.quiet(strings.STATUS_READY)]
 
-    demo.load(fill, [panel.fields.model], [panel.fields.customization, panel.fields.targets], **_QUIET)
+    fields = panel.fields
+    demo.load(fill, [fields.model], [fields.customization, fields.targets, panel.view.status], **_QUIET)

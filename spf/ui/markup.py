@@ -31,10 +31,6 @@ def report(text: str) -> str:
     return _notice("spf-report", first, lines) if text else ""
 
 
-def good(text: str) -> str:
-    return _notice("spf-good", text, [])
-
-
 def _notice(kind: str, text: str, lines: list[str], role: str = "status") -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     below = f"<ul>{items}</ul>" if items else ""

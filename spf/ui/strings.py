@@ -52,6 +52,7 @@ MAP_NONE = "No map was drawn. Set 'Map steps' to 1 or more and generate again."
 MAP_BEFORE = "The map appears here while the portrait is drawn."
 
 # --- what happens
+STATUS_OPENING = "Looking for customizations …"
 STATUS_READY = "Press Generate: original and customized portrait grow side by side from the same seed."
 STATUS_WAITING = "Getting the model ready … the first portrait after the start takes longest."
 STATUS_DRAWING = "Drawing: step {step} of {steps}, {seconds:.0f} s"

@@ -20,12 +20,11 @@ import json, os, sys, time
 folder = sys.argv[-1]
 print("the child says hello", sys.argv[1:], flush=True)
 path = os.path.join(folder, "status.json")
-status = json.load(open(path))
-status |= {"state": "running", "step": 3, "total_steps": 9, "pid": os.getpid(), "message": os.environ["SPF_HOME"]}
+while (status := json.load(open(path)))["pid"] != os.getpid():
+    time.sleep(0.02)  # until the parent has written whose run it is now
+status |= {"state": "running", "step": 3, "total_steps": 9, "message": os.environ["SPF_HOME"]}
 def write():
     json.dump(status, open(path + ".new", "w")); os.replace(path + ".new", path)
-time.sleep(0.2)  # by now the parent has written when this process began
-status["pid_created"] = json.load(open(path))["pid_created"]
 write()
 while not os.path.exists(os.path.join(folder, "cancel")):
     time.sleep(0.02)
@@ -135,6 +134,19 @@ def test_a_run_that_is_being_prepared_holds_the_device(settings):
     assert store.status(folder).state == "queued" and store.active().id == folder.id
     with pytest.raises(TrainingError, match=folder.id):
         store.prepare(settings)
+
+
+def test_two_starts_at_one_moment_do_not_both_run(settings, monkeypatch):
+    create = store.RunFolder.create
+
+    def crowded(root, config):
+        create(root, config)  # somebody else's, between the look and this
+        return create(root, config)
+
+    monkeypatch.setattr(store.RunFolder, "create", staticmethod(crowded))
+    with pytest.raises(TrainingError, match="already under way"):
+        store.prepare(settings)
+    assert len(store.runs()) == 1 and len(list(store.runs_root().iterdir())) == 1
 
 
 def test_a_process_that_cannot_be_started_does_not_hold_the_device(settings, monkeypatch):

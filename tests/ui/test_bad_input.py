@@ -89,7 +89,7 @@ TEACHING = [
     ({"name": "winter-hat"}, strings.NAME, "exists already; choose another name, for example 'winter-hat-2'"),
     ({"budget": None}, strings.BUDGET, strings.NO_CHOICE),
     ({"budget": "huge"}, strings.BUDGET, "choose one of"),
-    ({"model": "gpt!"}, strings.MODEL, "lower-case letters"),
+    ({"model": "gpt!"}, strings.MODEL, "choose one of"),
     ({"attribute": None}, strings.ATTRIBUTE, strings.NO_CHOICE),
     ({"attribute": "crown"}, strings.ATTRIBUTE, "choose one of"),
     ({"count": None}, strings.COUNT, "must be a number"),

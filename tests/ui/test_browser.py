@@ -88,7 +88,7 @@ def open_page(page: Page, url: str) -> None:
     """Open, and wait until the page has filled in what it knows."""
     page.goto(url)
     expect(page.locator("#spf-generate")).to_be_enabled()
-    expect(page.locator("#spf-name").locator("input, textarea")).not_to_have_value("")
+    expect(page.locator("#spf-status")).to_contain_text(strings.STATUS_READY)
 
 
 def field(page: Page, name: str):
