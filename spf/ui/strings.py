@@ -41,7 +41,8 @@ MAP_OF_STEP = "Step of the map"
 MAP_MEAN = "Mean of all drawn steps"
 OPACITY = "Opacity"
 LEGEND = "Map value"
-LEGEND_ALT = "Colour scale of the map from 0, dark violet, to 1, yellow"
+LEGEND_ALT = "Colour scale of the map: dark violet is 0, yellow the highest value"
+FULL_SCALE = "Colours from 0 to 1 for every map"
 CAPTION_STEP = "{name}, step {step} of {steps} (t = {timestep})"
 CAPTION_MEAN = "{name}, mean of {count} drawn steps (t = {first} to {last})"
 CAPTION_ONE = "{name}, the one drawn step {step} of {steps} (t = {timestep})"
@@ -137,7 +138,7 @@ TERMS = {
     "enhanced_loss": "enhancement",
 }
 LOSS = "{term} {value:.3g}"
-SAMPLE = "Latest sample, step {step}: original, customized, SFCM over customized"
+SAMPLE = "Latest sample, step {step}: original, customized, SFCM over customized (yellow is its highest value)"
 SAMPLE_NONE = "The first sample picture comes after some steps."
 LOG = "End of the log"
 MINUTES = "about {minutes} min"

@@ -246,7 +246,7 @@ def _sample(paths: dict[str, Any]) -> tuple[Image.Image, Image.Image, Image.Imag
     """Original, customized, and the SFCM over the customized picture."""
     original, customized = (Image.open(paths[name]).convert("RGB") for name in ("original", "customized"))
     values = np.asarray(Image.open(paths["sfcm"]).convert("L"), np.float32) / 255
-    return original, customized, overlay.blend(customized, values, SAMPLE_OPACITY)
+    return original, customized, overlay.blend(customized, values / (values.max() or 1), SAMPLE_OPACITY)
 
 
 def printable(text: str) -> str:
