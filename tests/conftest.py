@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from hypothesis import settings
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -23,6 +24,8 @@ from spf.pocket.dataset import render_folder
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 torch.set_num_threads(1)  # the tensors here are tiny: a second thread only costs
+settings.register_profile("spf", settings(), deadline=None)  # the machine may be busy
+settings.load_profile("spf")
 
 RESOLUTION = 32  # pixels; latents are 8x8
 _CLIP = {

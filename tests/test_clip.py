@@ -61,10 +61,10 @@ def test_pictures_are_clamped_as_they_will_be_when_saved(clip):
 def test_size_and_range_are_what_the_model_was_trained_on(clip, monkeypatch):
     seen = []
     monkeypatch.setattr(clip.model, "encode_image", lambda images, normalize: seen.append(images) or images.flatten(1)[:, :16])
-    clip.embed_images(torch.cat([torch.full((1, 3, 64, 96), 1.0), torch.full((1, 3, 64, 96), -1.0)]))
-    assert seen[0].shape == (2, 3, 32, 32)
-    torch.testing.assert_close(seen[0][0], torch.ones(3, 32, 32))  # (1 - mean 0.5) / std 0.5
-    torch.testing.assert_close(seen[0][1], -torch.ones(3, 32, 32))
+    clip.embed_images(torch.tensor([1.0, 0.5, 0.0, -1.0]).view(4, 1, 1, 1).expand(4, 3, 64, 96))
+    assert seen[0].shape == (4, 3, 32, 32)
+    for image, value in zip(seen[0], (1.0, 0.5, 0.0, -1.0), strict=True):  # mean and standard deviation are 0.5
+        torch.testing.assert_close(image, torch.full((3, 32, 32), value))
 
 
 def test_a_saved_model_embeds_as_before(clip, model_folder):

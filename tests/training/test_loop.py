@@ -91,6 +91,29 @@ def test_gradients_are_clipped(examples, stage_config):
     assert abs(stage.response.denoiser.weight.item() - before) < 0.4, "Adam divides by |g| + 1e-8, so 1e-9 hardly moves it"
 
 
+def test_every_step_has_a_gradient_of_its_own(examples, stage_config):
+    logged = []
+    config = stage_config(max_train_steps=4, max_grad_norm=100.0)
+    train_stage(Scripted({"diff": lambda w: 2 * w}), examples, config, 0, Watch(on_log=logged.append))
+    assert [line["grad_norm"] for line in logged] == pytest.approx([2.0] * 4), "nothing is left of the step before"
+
+
+def test_noise_is_a_function_of_seed_and_step(examples, stage_config):
+    def draws(seed):
+        drawn = []
+
+        class Drawing(Scripted):
+            def training_forward(self, batch, generator):
+                drawn.append(float(torch.rand((), generator=generator)))
+                return super().training_forward(batch, generator)
+
+        train_stage(Drawing({"diff": lambda w: w * w}), examples, stage_config(max_train_steps=5), seed, Watch())
+        return drawn
+
+    assert draws(1) == draws(1)
+    assert len({*draws(1), *draws(2)}) == 10, "no two steps of any seed share their noise"
+
+
 def test_the_learning_rate_warms_up(examples, stage_config):
     logged = []
     config = stage_config(max_train_steps=5, lr_warmup_steps=3, learning_rate=0.4)
