@@ -41,6 +41,9 @@ class UNetBackbone:
             module.requires_grad_(False).eval()
         self.objective = EpsilonObjective(self.scheduler.alphas_cumprod.to(self.device))
         self.window = self.tokenizer.model_max_length
+        # walked once: looking through all modules at every step costs more than the hooks
+        self._cross_attentions = [
+            name for name, _ in self.denoiser.named_modules() if name.endswith(f".{CROSS_ATTENTION}")]
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +81,7 @@ class UNetBackbone:
 
     @contextmanager
     def capture(self) -> Iterator[_CrossAttention]:
-        names = [name for name, _ in self.denoiser.named_modules() if name.endswith(f".{CROSS_ATTENTION}")]
+        names = self._cross_attentions
         sites = [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")]
         with capture(self.denoiser, sites) as outputs, _remember_grid(self.denoiser) as grid:
             yield _CrossAttention(self.denoiser, names, outputs, grid)
