@@ -35,7 +35,8 @@ def main() -> None:
         guidance_scale=preset.guidance_scale)
     print(json.dumps({
         "threads": torch.get_num_threads(), "steps": preset.num_inference_steps,
-        **_pairs(service, request, arguments.repeat), **_capture(service, arguments.model, preset, 10 * arguments.repeat)}, indent=2))
+        **_pairs(service, request, arguments.repeat),
+        **_capture(service, arguments.model, preset, 10 * arguments.repeat)}, indent=2))
 
 
 def _pairs(service: GenerationService, request: GenerationRequest, repeat: int) -> dict:

@@ -1,5 +1,6 @@
-"""How well each reading of the SFCM finds the true region: `python benchmarks/sfcm.py --customization winter-hat-stage1 --attribute winter-hat`.
+"""How well each reading of the SFCM finds the true region: `python benchmarks/sfcm.py --attribute winter-hat`.
 
+It wants the customization that `benchmarks/teaching.py` leaves after stage 1 (`--customization winter-hat-stage1`).
 Rendered pictures come with the truth: where the target changes them. For every reading of D9-D11, over pictures and
 timesteps: mean SFCM inside and outside that region, and the share of maps that are empty. Prints one Markdown table.
 """

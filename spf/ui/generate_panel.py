@@ -148,7 +148,7 @@ def _form() -> tuple[Fields, gr.Button]:
     targets = chips.chips("spf-targets")
     with gr.Row(elem_classes="spf-numbers"):
         with gr.Row(elem_classes="spf-seed"):
-            seed = gr.Textbox("7", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
+            seed = gr.Textbox("3", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
             dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
         steps = _number("steps", strings.STEPS, preset.num_inference_steps)
         guidance = _number("guidance", strings.GUIDANCE, preset.guidance_scale, step=0.5)

@@ -127,7 +127,7 @@ RUN_RUNNING = "{stage}, step {step} of {total}"
 RUN_ETA = "{eta} left"
 RUN_NEW = "It is selected on the Portrait tab."
 RUN_CANCELLING = "Cancelling after the current step …"
-CURVE = "Loss terms, each as a share of its first value"
+CURVE = "Loss terms"
 CURVE_STEP = "step"
 CURVE_VALUE = "share"
 CURVE_TERM = "term"
@@ -137,6 +137,7 @@ TERMS = {
     "fine_loss": "fine alignment",
     "enhanced_loss": "enhancement",
 }
+LOSSES = "Each line is a share of its first value. Newest values: {values}"
 LOSS = "{term} {value:.3g}"
 SAMPLE = "Latest sample, step {step}: original, customized, SFCM over customized (yellow is its highest value)"
 SAMPLE_NONE = "The first sample picture comes after some steps."

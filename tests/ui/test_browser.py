@@ -162,7 +162,9 @@ def test_generate_teach_and_generate_with_what_was_taught(page):
     expect(page.locator("#spf-teach-notice")).to_contain_text("8 usable pictures, ready to train")
     expect(page.locator("#spf-run")).to_contain_text("'eyepatch' is taught", timeout=TEACHING)
     expect(page.locator("#spf-curve canvas, #spf-curve svg").first).to_be_visible()
-    expect(page.locator("#spf-losses")).to_contain_text("fine alignment")
+    for term in strings.TERMS.values():
+        expect(page.locator("#spf-curve")).to_contain_text(term)
+        expect(page.locator("#spf-losses")).to_contain_text(term)
     assert picture(page, "sample-sfcm").std(axis=(0, 1)).max() > 5
 
     tab(page, strings.TAB_PORTRAIT)
