@@ -75,7 +75,6 @@ class Screen:
     customized: Picture | None = None
     overlay: Picture | None = None
     caption: str | None = None
-    legend: str | None = None
     status: str | None = None
     notice: str | None = None
     busy: bool | None = None
@@ -127,7 +126,7 @@ def _growing(session: Session, view: StepView, request: GenerationRequest, secon
     drawn = maps.draw(shown, session.look)
     status = strings.STATUS_DRAWING.format(step=view.step + 1, steps=view.num_inference_steps, seconds=seconds)
     return Screen(view.original, view.customized, drawn.picture, markup.caption(drawn.caption, drawn.usable),
-                  markup.legend(drawn.top), markup.quiet(status))
+                  markup.quiet(status))
 
 
 def _finished(session: Session, result: GenerationResult) -> Screen:
@@ -149,9 +148,8 @@ def show(session: Session, kept: Kept) -> Screen:
     drawn = maps.draw(shown, session.look)
     return Screen(
         kept.picture("original"), kept.picture("customized"), drawn.picture,
-        markup.caption(drawn.caption, drawn.usable), markup.legend(drawn.top), markup.metrics(kept.result),
-        map_choices=maps.choices(shown), map_key=session.look.map, map_step=session.look.step,
-        map_count=len(shown.maps), strip=strip(session))
+        markup.caption(drawn.caption, drawn.usable), markup.metrics(kept.result), map_choices=maps.choices(shown),
+        map_key=session.look.map, map_step=session.look.step, map_count=len(shown.maps), strip=strip(session))
 
 
 def redraw(session: Session, look: Look) -> Screen:
@@ -160,8 +158,7 @@ def redraw(session: Session, look: Look) -> Screen:
     if session.shown is None:
         return Screen(caption=markup.caption(strings.MAP_BEFORE))
     drawn = maps.draw(session.shown, look)
-    return Screen(overlay=drawn.picture, caption=markup.caption(drawn.caption, drawn.usable),
-                  legend=markup.legend(drawn.top))
+    return Screen(overlay=drawn.picture, caption=markup.caption(drawn.caption, drawn.usable))
 
 
 def strip(session: Session) -> list[tuple[Picture, str]]:

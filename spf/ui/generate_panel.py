@@ -58,7 +58,6 @@ class View:
     customized: gr.Image
     overlay: gr.Image
     caption: gr.HTML
-    legend: gr.HTML
     status: gr.HTML
     notice: gr.HTML
     generate: gr.Button
@@ -75,8 +74,7 @@ class View:
     def write(screen: Screen) -> list[Any]:
         """Updates for `all()`; what the screen leaves out is skipped."""
         plain = [gr.skip() if value is None else value for value in (
-            screen.original, screen.customized, screen.overlay, screen.caption, screen.legend, screen.status,
-            screen.notice)]
+            screen.original, screen.customized, screen.overlay, screen.caption, screen.status, screen.notice)]
         busy, count, results = screen.busy, screen.map_count, screen.strip
         return [
             *plain,
@@ -97,7 +95,6 @@ class Looks:
     mean: gr.Checkbox
     step: gr.Slider
     opacity: gr.Slider
-    full_scale: gr.Checkbox
 
     def all(self) -> list[gr.components.Component]:
         return list(vars(self).values())
@@ -122,12 +119,12 @@ def add_panel(service: Service) -> GeneratePanel:
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
             pictures = _pictures()
             caption = gr.HTML(markup.caption(strings.MAP_BEFORE), elem_id="spf-caption")
-            looks, legend = _looks()
+            looks = _looks()
             status = gr.HTML(markup.quiet(strings.STATUS_OPENING), elem_id="spf-status")
     with gr.Column(visible=False, elem_classes="spf-strip-box") as strip_box:
         gr.HTML(markup.heading(strings.STRIP, strings.STRIP_HINT))
         strip = _strip()
-    view = View(*pictures, caption, legend, status, notice, generate, cancel, looks.map_key, looks.step, strip_box, strip)
+    view = View(*pictures, caption, status, notice, generate, cancel, looks.map_key, looks.step, strip_box, strip)
     panel = GeneratePanel(session, fields, view)
     _wire_generation(service, panel)
     _wire_restore(panel)
@@ -182,21 +179,20 @@ def _picture(title: str, elem_id: str) -> gr.Image:
             buttons=["download", "fullscreen"], elem_id=elem_id)
 
 
-def _looks() -> tuple[Looks, gr.HTML]:
+def _looks() -> Looks:
     with gr.Row(elem_classes="spf-looks"):
         with gr.Column(min_width=200):
             map_key = gr.Dropdown(
                 maps.choices(None), value=maps.SFCM, label=strings.MAP_CHOICE, filterable=False, elem_id="spf-map")
-            full_scale = gr.Checkbox(False, label=strings.FULL_SCALE, elem_id="spf-full-scale")
         with gr.Column(min_width=200):
             step = gr.Slider(1, 5, value=1, step=1, label=strings.MAP_OF_STEP, interactive=False, buttons=[],
                              elem_id="spf-step")
             mean = gr.Checkbox(True, label=strings.MAP_MEAN, elem_id="spf-mean")
         with gr.Column(min_width=200):
-            legend = gr.HTML(markup.legend(), elem_id="spf-legend")
+            gr.HTML(markup.legend())
             opacity = gr.Slider(0, 1, value=Look().opacity, step=0.05, label=strings.OPACITY, buttons=[],
                                 elem_id="spf-opacity")
-    return Looks(map_key, mean, step, opacity, full_scale), legend
+    return Looks(map_key, mean, step, opacity)
 
 
 def _strip() -> gr.Gallery:
@@ -226,18 +222,18 @@ def _wire_restore(panel: GeneratePanel) -> None:
 
 
 def _wire_looks(panel: GeneratePanel, looks: Looks) -> None:
-    outputs = [panel.view.overlay, panel.view.caption, panel.view.legend]
+    outputs = [panel.view.overlay, panel.view.caption]
 
-    def redraw(session: Session, key: str, mean: bool, step: float, *colors: Any) -> list[Any]:
-        screen = handlers.redraw(session, Look(key, mean, int(step), *colors))
-        return [gr.skip() if value is None else value for value in (screen.overlay, screen.caption, screen.legend)]
+    def redraw(session: Session, key: str, mean: bool, step: float, opacity: float) -> list[Any]:
+        screen = handlers.redraw(session, Look(key, mean, int(step), opacity))
+        return [gr.skip() if screen.overlay is None else screen.overlay, screen.caption]
 
-    def redraw_step(session: Session, key: str, _mean: bool, step: float, *colors: Any) -> list[Any]:
-        return [*redraw(session, key, False, step, *colors), False]
+    def redraw_step(session: Session, key: str, _mean: bool, step: float, opacity: float) -> list[Any]:
+        return [*redraw(session, key, False, step, opacity), False]
 
     options = _QUIET | {"trigger_mode": "always_last"}
     inputs = [panel.session, *looks.all()]
-    for listen in (looks.map_key.input, looks.mean.input, looks.opacity.input, looks.full_scale.input):
+    for listen in (looks.map_key.input, looks.mean.input, looks.opacity.input):
         listen(redraw, inputs, outputs, **options)
     looks.step.input(redraw_step, inputs, [*outputs, looks.mean], **options)
 

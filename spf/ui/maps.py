@@ -21,7 +21,6 @@ class Drawn:
     picture: Image.Image | None
     caption: str
     usable: bool = True
-    top: float = 1.0  # the value that has the lightest colour
 
 
 def choices(shown: Shown | None) -> list[tuple[str, str]]:
@@ -55,9 +54,8 @@ def draw(shown: Shown, look: Look) -> Drawn:
         sentence = {"nan": strings.MAP_NAN, "empty": strings.MAP_EMPTY}[problem]
         return Drawn(shown.customized, sentence.format(caption=caption), usable=False)
     caption = strings.CAPTION_RANGE.format(caption=caption, low=values.min(), mean=values.mean(), high=values.max())
-    top = 1.0 if look.full_scale else float(values.max())
-    picture = overlay.blend(shown.customized, values / top, look.opacity) if shown.customized else None
-    return Drawn(picture, caption, top=top)
+    picture = overlay.blend(shown.customized, values, look.opacity) if shown.customized else None
+    return Drawn(picture, caption)
 
 
 def _chosen(shown: Shown, key: str, name: str, look: Look) -> tuple[np.ndarray, str]:

@@ -62,9 +62,9 @@ def _number(label: str, value: float) -> str:
     return label.format(value) if value == value else f"{label.partition('{')[0]}{strings.METRIC_UNDEFINED}"
 
 
-def legend(top: float = 1.0) -> str:
-    """The colour scale with numbers, from 0 to the value that has the lightest colour."""
-    ticks = "".join(f"<span>{top * quarter / 4:.2g}</span>" for quarter in range(5))
+def legend() -> str:
+    """The colour scale with numbers."""
+    ticks = "".join(f"<span>{value}</span>" for value in ("0", "0.25", "0.5", "0.75", "1"))
     image = f'<img src="{overlay.data_uri(overlay.legend())}" alt="{escape(strings.LEGEND_ALT)}">'
     label = f'<span class="spf-label">{escape(strings.LEGEND)}</span>'
     return f'<div class="spf-legend">{label}{image}<div>{ticks}</div></div>'

@@ -24,7 +24,6 @@ class Look:
     mean: bool = True
     step: int = 1  # which of the drawn steps, from 1, when not the mean
     opacity: float = 0.6
-    full_scale: bool = False  # colours from 0 to 1 for every map, instead of up to the map's own highest value
 
 
 @dataclass(frozen=True, eq=False)

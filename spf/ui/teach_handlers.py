@@ -219,13 +219,13 @@ def curve(lines: list[dict[str, Any]]) -> pd.DataFrame:
     The terms differ by orders of magnitude; as shares they can be read on one axis. Columns as strings.CURVE_*.
     """
     width = max(1, (max((line["step"] for line in lines), default=0) + CURVE_POINTS) // CURVE_POINTS)
-    groups: dict[tuple[int, str], list[float]] = {}
+    groups: dict[tuple[str, int], list[float]] = {}
     for line in lines:
         for name in _terms(line):
-            groups.setdefault((line["step"] // width, strings.TERMS.get(name, name)), []).append(line[name])
+            groups.setdefault((strings.TERMS.get(name, name), line["step"] // width), []).append(line[name])
     first: dict[str, float] = {}
     rows = []
-    for (part, term), values in sorted(groups.items()):
+    for (term, part), values in sorted(groups.items()):
         mean = float(np.mean(values))
         rows.append((part * width + (width - 1) / 2, mean / (first.setdefault(term, mean) or 1.0), term))
     return pd.DataFrame(rows, columns=[strings.CURVE_STEP, strings.CURVE_VALUE, strings.CURVE_TERM])
@@ -234,9 +234,8 @@ def curve(lines: list[dict[str, Any]]) -> pd.DataFrame:
 def losses(lines: list[dict[str, Any]]) -> str:
     """The newest value of every term, in words; nothing before the first."""
     last = lines[-1] if lines else {}
-    values = " · ".join(
+    return " · ".join(
         strings.LOSS.format(term=strings.TERMS.get(name, name), value=last[name]) for name in _terms(last))
-    return strings.LOSSES.format(values=values) if values else ""
 
 
 def _terms(line: dict[str, Any]) -> list[str]:
@@ -247,7 +246,7 @@ def _sample(paths: dict[str, Any]) -> tuple[Image.Image, Image.Image, Image.Imag
     """Original, customized, and the SFCM over the customized picture."""
     original, customized = (Image.open(paths[name]).convert("RGB") for name in ("original", "customized"))
     values = np.asarray(Image.open(paths["sfcm"]).convert("L"), np.float32) / 255
-    return original, customized, overlay.blend(customized, values / (values.max() or 1), SAMPLE_OPACITY)
+    return original, customized, overlay.blend(customized, values, SAMPLE_OPACITY)
 
 
 def printable(text: str) -> str:

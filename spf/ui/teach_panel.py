@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from spf.errors import SpfError
-from spf.ui import catalog, chips, generate_handlers, markup, strings, theme
+from spf.ui import catalog, chips, generate_handlers, markup, strings
 from spf.ui import teach_handlers as handlers
 from spf.ui.generate_panel import GeneratePanel
 from spf.ui.teach_handlers import RENDERED, UPLOADED, RunView, TeachForm, Watched
@@ -75,18 +75,11 @@ class View:
         return [
             gr.update(visible=False), gr.update(visible=True),
             markup.progress(view.share, view.headline, view.detail), gr.update(visible=not view.finished),
-            _curve(view), markup.quiet(view.losses),
+            gr.update(value=view.curve, visible=len(view.curve) > 0), markup.quiet(view.losses),
             markup.quiet("" if view.failed and not sampled else words),
             gr.update(visible=sampled), *(view.sample or [gr.skip()] * 3),
             gr.update(value=view.log, visible=bool(view.log)), gr.Timer(active=not view.finished),
             gr.update(interactive=view.finished)]
-
-
-def _curve(view: RunView) -> dict[str, Any]:
-    """The chart's update. A new colour map makes gradio draw it anew; with data alone, new terms would stay hidden."""
-    terms = dict.fromkeys(view.curve[strings.CURVE_TERM])
-    colors = {term: theme.LINES[index % len(theme.LINES)] for index, term in enumerate(terms)}
-    return gr.update(value=view.curve, visible=bool(terms), color_map=colors)
 
 
 @dataclass(frozen=True, eq=False)

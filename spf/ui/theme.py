@@ -9,7 +9,6 @@ import gradio as gr
 CSS = Path(__file__).with_name("studio.css")
 _FONT = ("ui-sans-serif", "system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
-LINES = ("#0d9488", "#6366f1", "#d97706", "#db2777", "#64748b", "#65a30d")  # of a chart, readable on light and dark
 
 
 def theme() -> gr.themes.Base:

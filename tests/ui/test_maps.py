@@ -44,15 +44,6 @@ def test_steps_look_different_from_one_another_and_from_the_mean(shown):
     assert len({maps.draw(shown, look).picture.tobytes() for look in looks}) == 3
 
 
-def test_a_weak_map_takes_all_colors_unless_the_scale_is_to_stay(shown):
-    weak = replace(shown, maps=tuple(replace(one, sfcm=one.sfcm * 0.2) for one in shown.maps))
-    drawn = maps.draw(weak, Look(opacity=1.0))
-    assert drawn.top == pytest.approx(0.2, abs=0.01)
-    assert drawn.picture.tobytes() == maps.draw(shown, Look(opacity=1.0)).picture.tobytes()
-    fixed = maps.draw(weak, Look(opacity=1.0, full_scale=True))
-    assert fixed.top == 1.0 and fixed.picture.tobytes() != drawn.picture.tobytes()
-
-
 def test_a_step_beyond_the_drawn_ones_shows_the_last(shown):
     assert maps.draw(shown, Look(mean=False, step=99)).caption == maps.draw(shown, Look(mean=False, step=4)).caption
 
