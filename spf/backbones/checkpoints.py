@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +23,7 @@ from spf.backbones.base import Backbone
 from spf.backbones.unet import UNetBackbone
 from spf.config import REPOSITORY, MethodConfig, ModelPreset, Name, Schema
 from spf.errors import CustomizationError, ModelNotFound
+from spf.files import replace_folder
 
 SHIPPED = REPOSITORY / "assets" / "customizations"
 _WEIGHTS, _CARD = "weights.safetensors", "customization.json"
@@ -191,24 +191,10 @@ def save_customization(card: CustomizationCard, tensors: Mapping[str, Tensor], r
     try:
         save_file(weights, staged / _WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
         (staged / _CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
-        _swap(staged, target)
+        replace_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return Customization(card, target)
-
-
-def _swap(staged: Path, target: Path) -> None:
-    """Put `staged` in the place of `target`; if that fails, `target` is as before."""
-    replaced = target.with_name(f".{target.name}.replaced-{time.time_ns()}")
-    if target.exists():
-        os.replace(target, replaced)
-    try:
-        os.replace(staged, target)
-    except OSError:
-        if replaced.exists():
-            os.replace(replaced, target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def changed_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

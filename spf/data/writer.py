@@ -18,6 +18,7 @@ from spf.data.metadata import METADATA, text_complaints, to_line
 from spf.data.pictures import MINIMUM_SIZE, BadPicture
 from spf.data.problems import count, shown
 from spf.errors import DataError
+from spf.files import replace_folder
 
 UPLOAD_SIDE = 1024  # pixels: the shorter side of a stored upload is at most this
 
@@ -38,7 +39,7 @@ def write_folder(folder: Path, items: Iterable[tuple[Image.Image, str, str]]) ->
             staged.mkdir(parents=True)
         written = _fill(staged, folder, items)
         with _writing(folder):
-            _swap(staged, folder)
+            replace_folder(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return written
@@ -134,20 +135,6 @@ def _save_png(image: Image.Image, path: Path) -> None:
     plain = image.convert("RGB")
     plain.info = {}
     plain.save(path, format="PNG")
-
-
-def _swap(staged: Path, folder: Path) -> None:
-    """Put `staged` in the place of `folder`; if that fails, `folder` is as before."""
-    old = staged.with_name(staged.name.removesuffix(".partial") + "-old.partial")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(staged, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -113,6 +113,10 @@ def _blend(average: dict[str, Tensor], network: nn.Module, decay: float) -> None
 
 
 def _save(path: Path, component: Component, optimizer, average, progress: Progress) -> None:
+    if broken := [name for name, value in average.items() if not bool(torch.isfinite(value).all())]:
+        raise TrainingError(
+            f"{component.name}: '{broken[0]}' is not finite at step {progress.step}; lower its learning_rate. "
+            f"The checkpoint before it is still {path}.")
     staged = path.with_suffix(".partial")
     torch.save({
         "config": component.config.model_dump(mode="json"), "network": component.network.state_dict(),

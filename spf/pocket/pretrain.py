@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from spf.backbones.checkpoints import home
 from spf.config import CONFIGS, REPOSITORY, PretrainConfig, load_yaml, parse
 from spf.errors import InvalidInput
+from spf.files import replace_folder
 from spf.pocket import autoencoder, contrast, denoiser, tokenizer
 from spf.pocket.component import Component, fit, progress_of
 from spf.pocket.pictures import PictureSet, picture_set
@@ -108,8 +108,7 @@ class Pretraining:
         pipeline.to(dtype=torch.float16).save_pretrained(staged, safe_serialization=True)
         self._export_clip(staged / "clip")
         self._export_record(staged / "training.json")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(staged, target)
+        replace_folder(staged, target)
 
     def _export_clip(self, folder: Path) -> None:
         folder.mkdir()

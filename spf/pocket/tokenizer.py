@@ -24,8 +24,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> CLIPTokenizer:
     learner = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
     learner.normalizer = plain.backend_tokenizer.normalizer
     learner.pre_tokenizer = plain.backend_tokenizer.pre_tokenizer
+    # Equally frequent pairs are merged in the order of their ids. Left to itself the trainer numbers the letters that end
+    # a word in the order of a hash map, so the vocabulary would change from run to run; "special" fixes their ids.
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 2, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False)
+        vocab_size=vocabulary - 2, special_tokens=alphabet, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator(texts, trainer)
     merges = _merges(learner)[: vocabulary - 2 - len(alphabet)]
     tokens = alphabet + ["".join(merge) for merge in merges] + [_START, _END]

@@ -62,16 +62,21 @@ class DualPathStage:
     def training_forward(self, batch: Examples, generator: Generator) -> tuple[Losses, Report]:
         objective, method = self.response.objective, self.method
         x_t, t, noise = _noised(self.response, batch.latents, generator)
-        text = drop_captions(batch.full, self.empty, self.caption_dropout, generator)
-        text = drop_captions(text, batch.base, self.base_only_prob, generator)
+        dropped = chosen(len(batch), self.caption_dropout, generator, t.device)  # D24: neither path gets a text
+        base_only = chosen(len(batch), self.base_only_prob, generator, t.device)  # D25: aligned, not taught
+        asked = (~(dropped | base_only)).float()  # (B,) whether the target is in the prompt
+        text = with_text_of(with_text_of(batch.full, batch.base, base_only), self.empty, dropped)
+        base = with_text_of(batch.base, self.empty, dropped)
         with torch.no_grad(), self.reference.capture() as captured:
-            eps_ref = self.reference.predict(x_t, t, batch.base)
+            eps_ref = self.reference.predict(x_t, t, base)
             ref = captured.layers()
         with self.response.capture() as captured:
             eps_res = self.response.predict(x_t, t, text)
             res = captured.layers()
         m_hat, report = self._sfcm(eps_ref, eps_res.detach(), res, batch)
-        losses = {"diff": diffusion_loss(eps_res, objective.target(batch.latents, noise, t))}
+        m_hat = m_hat * asked[:, None, None]  # where nothing was asked for, nothing is exempt
+        taught = (dropped | ~base_only).float()  # the picture shows the target, so it is no example of the base text
+        losses = {"diff": diffusion_loss(eps_res, objective.target(batch.latents, noise, t), taught)}
         weights = [alignment_weight(m_hat, layer.grid) for layer in res]  # (B, N) per layer
         if method.use_text_loss:
             losses["text"] = method.lambda_text * self._text_loss(ref, res, weights, batch)
@@ -79,7 +84,7 @@ class DualPathStage:
             losses["fine"] = method.lambda_fine * L.fine_grained_loss(
                 [layer.image for layer in ref], [layer.image for layer in res], weights, method.align_reduction)
         if method.use_enhanced_loss:
-            losses["enhanced"] = method.lambda_enhanced * self._enhanced_loss(x_t, t, eps_res, batch)
+            losses["enhanced"] = method.lambda_enhanced * self._enhanced_loss(x_t, t, eps_res, batch, asked)
         return losses, report
 
     @torch.no_grad()
@@ -102,10 +107,10 @@ class DualPathStage:
                          for layer, w in zip(path, weights, strict=True)] for path in (ref, res))  # (B, H, T, D)
         return L.text_consistent_loss(f_ref, f_res, rows, self.method.align_reduction)
 
-    def _enhanced_loss(self, x_t: Tensor, t: Tensor, eps_res: Tensor, batch: Examples) -> Tensor:
-        """Eq. 11 (or Eq. 9) where one step predicts x_0 well enough (D15)."""
+    def _enhanced_loss(self, x_t: Tensor, t: Tensor, eps_res: Tensor, batch: Examples, asked: Tensor) -> Tensor:
+        """Eq. 11 (or Eq. 9) where the target was asked for (B,) and one step predicts x_0 well enough (D15)."""
         objective, method = self.response.objective, self.method
-        usable = (objective.error_amplification(t) <= method.enhanced_max_amplification).float()  # (B,)
+        usable = asked * (objective.error_amplification(t) <= method.enhanced_max_amplification)  # (B,)
         weight = usable * objective.signal_level(t) if method.enhanced_weight == "signal" else usable
         x_0_hat = self.response.decode(objective.predict_x0(x_t, eps_res, t))  # Eq. 9
         embedding = self.clip.embed_images(x_0_hat)  # (B, D)
@@ -118,11 +123,19 @@ class DualPathStage:
 
 def drop_captions(text: TextFeatures, other: TextFeatures, share: float, generator: Generator) -> TextFeatures:
     """`text` with the embeddings of `other` (one row, or as many as `text`) in a random `share` of the samples."""
+    return with_text_of(text, other, chosen(len(text.embeddings), share, generator, text.embeddings.device))
+
+
+def chosen(count: int, share: float, generator: Generator, device: torch.device) -> Tensor:
+    """A random `share` of `count` samples, (B,) bool; a share of 0 draws nothing from `generator`."""
     if share == 0:
-        return text
-    embeddings = text.embeddings
-    dropped = torch.rand(len(embeddings), 1, 1, generator=generator).to(embeddings.device) < share
-    return text.with_embeddings(torch.where(dropped, other.embeddings, embeddings))
+        return torch.zeros(count, dtype=torch.bool, device=device)
+    return torch.rand(count, generator=generator).to(device) < share
+
+
+def with_text_of(text: TextFeatures, other: TextFeatures, rows: Tensor) -> TextFeatures:
+    """`text` with the embeddings of `other` (one row, or as many as `text`) where `rows` (B,) is true."""
+    return text.with_embeddings(torch.where(rows[:, None, None], other.embeddings, text.embeddings))
 
 
 def _noised(backbone: Backbone, x_0: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:

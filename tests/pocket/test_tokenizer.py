@@ -50,6 +50,13 @@ def test_frequent_words_are_one_token_and_captions_fit_the_window(tokenizer):
     assert max(lengths) <= tokenizer.model_max_length
 
 
+def test_the_vocabulary_is_determined_by_its_captions():
+    made = [pocket_tokenizer.train_tokenizer(pocket_tokenizer.caption_corpus(seed, 50), 600) for seed in (0, 0, 0, 0, 0, 1)]
+    vocabularies = [tokenizer.get_vocab() for tokenizer in made]
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies[:-1])
+    assert vocabularies[-1] != vocabularies[0]
+
+
 @pytest.mark.parametrize("text", ["a portrait of a person, with red hair", "caf\u00e9 \U0001f60a \u7ea2", "  x  ", ""])
 def test_saving_changes_nothing(tokenizer, tmp_path, text):
     tokenizer.save_pretrained(tmp_path)

@@ -68,7 +68,10 @@ def test_the_same_seed_gives_the_same_bits(backbone, clip, empty, examples, stag
 
 
 def test_the_largest_seed_works(examples, stage_config):
-    train_stage(Scripted({"diff": lambda w: w * w}), examples, stage_config(), 2**63 - 1, Watch())
+    logged = []
+    train_stage(Scripted({"diff": lambda w: w * w}), examples, stage_config(max_train_steps=2), 2**63 - 1,
+                Watch(on_log=logged.append))
+    assert [line["step"] for line in logged] == [0, 1]
 
 
 def test_the_total_is_the_sum_of_the_terms_and_training_lowers_it(examples, stage_config):

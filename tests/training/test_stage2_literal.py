@@ -180,7 +180,8 @@ def test_every_loss_and_its_gradient_to_every_trained_parameter(reference, reduc
     response = response_of(reference)
     scene = SimpleNamespace(reference=reference, response=response, batch=batch_of(reference), vision=Vision(5),
                             parameters=set_trainable(response, "cross"))
-    stage = DualPathStage(reference, response, scene.vision, method, empty=None)
+    empty = reference.encode_prompts([join_prompt("", ())]).map(lambda tensor: tensor.double())
+    stage = DualPathStage(reference, response, scene.vision, method, empty)
     losses, report = stage.training_forward(scene.batch, torch.Generator().manual_seed(seed))
     wanted, sfcm = expected(scene, method, seed)
     assert 0.02 < sfcm.mean() < 0.9, "a map of zeros or ones would test nothing"

@@ -161,7 +161,8 @@ def test_every_term_moves_the_response_path(forward, response, term):
 
 def test_two_equal_paths_on_the_base_prompt_agree_completely(forward, backbone):
     losses, report = forward(res=backbone.fork(), base_only_prob=1.0)
-    assert losses["text"] == 0 and losses["fine"] == 0 and losses["diff"] > 0
+    assert losses["text"] == 0 and losses["fine"] == 0
+    assert losses["diff"] == 0 and losses["enhanced"] == 0, "a picture of the target is no example of the base text (D25)"
     assert report["sfcm_empty"] == 1, "nothing answers a target that was not given"
 
 
@@ -173,12 +174,29 @@ def test_caption_dropout_of_everything_is_the_empty_prompt(backbone, examples, e
     assert torch.equal(seen[0], empty.embeddings.expand(4, -1, -1))
 
 
+def test_dropped_captions_are_dropped_in_both_paths_of_stage_2(forward, backbone, response, empty, monkeypatch):
+    seen = []
+    for path in (backbone, response):
+        monkeypatch.setattr(path, "predict", lambda x_t, t, text, predict=path.predict: (
+            seen.append(text.embeddings), predict(x_t, t, text))[1])
+    losses, _ = forward(caption_dropout=1.0)
+    assert len(seen) == 2 and all(torch.equal(text, empty.embeddings.expand(4, -1, -1)) for text in seen)
+    assert losses["diff"] > 0 and losses["enhanced"] == 0, "D24 keeps the diffusion loss; no target was asked for"
+
+
+def test_nothing_is_exempt_where_the_target_was_not_asked_for(forward):
+    asked, whole = forward()[0], forward(use_sfcm=False)[0]
+    aligned = forward(base_only_prob=1.0)[0]
+    assert asked["fine"] < whole["fine"], "with a target, the SFCM exempts something"
+    assert torch.equal(aligned["fine"], forward(base_only_prob=1.0, use_sfcm=False)[0]["fine"])
+
+
 def test_a_share_of_captions_is_dropped_at_random_but_reproducibly(examples, empty):
     def dropped(seed, share):
         kept = drop_captions(examples.full, empty, share, torch.Generator().manual_seed(seed)).embeddings
         return [torch.equal(row, empty.embeddings[0]) for row in kept]
 
-    assert drop_captions(examples.full, empty, 0.0, torch.Generator()) is examples.full
+    assert not any(dropped(1, 0.0))
     assert dropped(1, 0.5) == dropped(1, 0.5)
     draws = [flag for seed in range(50) for flag in dropped(seed, 0.25)]
     assert 0.15 < sum(draws) / len(draws) < 0.35
