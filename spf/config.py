@@ -6,6 +6,7 @@ here, its default is the reading this project chose, and its description names t
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -18,6 +19,12 @@ from spf.errors import InvalidInput, ModelNotFound
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs"
+
+
+def home() -> Path:
+    """Where this user's data lives: SPF_HOME, or `workspace/` in the repository. Not created by asking."""
+    return Path(os.environ.get("SPF_HOME") or REPOSITORY / "workspace").resolve()
+
 
 MAX_TEXT = 2000  # characters; far beyond any text encoder's window, far below what would stall the page
 MAX_TARGETS = 16
@@ -84,6 +91,8 @@ class StageConfig(Schema):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_weight_decay: float = Field(0.01, ge=0, le=10)
     max_grad_norm: float = Field(1.0, gt=0)
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=1024, description="Batches per step and device: same gradient as a larger batch, less memory.")
 
 
 class TrainConfig(Schema):
@@ -102,6 +111,18 @@ class TrainConfig(Schema):
     seed: int = Field(0, ge=0, lt=2**63)
     sample_every: int = Field(50, ge=1, description="Steps between preview pictures.")
     log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
+    checkpoint_every: int = Field(100, ge=0, description="Steps between checkpoints; 0 writes one only when asked.")
+    checkpoints_kept: int = Field(2, ge=1, le=100, description="Older checkpoints are deleted.")
+    validation_split: float = Field(
+        0.125, ge=0, le=0.5, description="Share of the pictures held out for the validation loss; none of fewer than 8.")
+    validate_every: int = Field(50, ge=1, description="Steps between validations.")
+    early_stop_patience: int = Field(0, ge=0, description=(
+        "A stage that aligns stops after so many validations in a row without better preservation; 0 never stops early."))
+    divergence_factor: float = Field(100.0, ge=0, description=(
+        "Training stops when the loss stays above its lowest running mean by this factor; 0 lets it go on."))
+    mixed_precision: Literal["no", "bf16"] = "no"
+    gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time per step.")
+    report_to: Literal["none", "tensorboard"] = Field("none", description="metrics.jsonl is written in any case.")
 
 
 class GenerationRequest(Schema):
@@ -111,6 +132,8 @@ class GenerationRequest(Schema):
     customization: Name | None = None
     base_text: str = Field(max_length=MAX_TEXT)
     target_texts: tuple[Annotated[str, StringConstraints(max_length=MAX_TEXT)], ...] = Field((), max_length=MAX_TARGETS)
+    target_weights: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+        (), max_length=MAX_TARGETS, description="How strongly each target phrase acts; none given means 1 for all.")
     negative_prompt: str = Field("", max_length=MAX_TEXT)
     seed: int = Field(0, ge=0, lt=2**63)
     num_inference_steps: int = Field(20, ge=1, le=200)
@@ -145,7 +168,14 @@ class GenerationRequest(Schema):
     def _target_differs(self) -> GenerationRequest:
         if _core(self.base_text) in map(_core, self.target_texts):
             raise ValueError("target_texts: equals base_text; write only what should change")
+        if self.target_weights and len(self.target_weights) != len(self.target_texts):
+            raise ValueError(f"target_weights: must hold one number for each of the {len(self.target_texts)} target phrases")
         return self
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """One weight for every target phrase."""
+        return self.target_weights or (1.0,) * len(self.target_texts)
 
 
 def _says_something(text: str) -> bool:
@@ -161,6 +191,7 @@ def _core(text: str) -> str:
 class PretrainConfig(Schema):
     """How the embedded models are trained from nothing (`configs/pretrain/<name>.yaml`)."""
 
+    family: Literal["unet"] = "unet"
     seed: int = Field(0, ge=0)
     pictures: int = Field(ge=64, description="Rendered pictures, held-out target attributes included.")
     target_share: float = Field(0.3, ge=0, lt=1, description="Share of pictures with a target attribute.")
@@ -170,6 +201,25 @@ class PretrainConfig(Schema):
     autoencoder: ComponentConfig
     clip: ComponentConfig
     denoiser: ComponentConfig
+
+
+class FlowPretrainConfig(Schema):
+    """How an embedded MM-DiT is trained, on the pictures, the autoencoder and the CLIP of another preset."""
+
+    family: Literal["mmdit"]
+    base: Name = Field(description="The preset whose autoencoder and CLIP are taken over as they are trained.")
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    text_encoder_2: ComponentConfig
+    text_encoder_3: TextEncoderConfig
+    denoiser: ComponentConfig
+
+
+class TextEncoderConfig(Schema):
+    """A T5 encoder that is trained together with the denoiser, and its tokenizer."""
+
+    architecture: dict[str, Any] = Field(description="transformers.T5Config.")
+    vocabulary: int = Field(ge=256, le=32_128)
+    length: int = Field(ge=8, le=256, description="Tokens a prompt is padded to.")
 
 
 class ComponentConfig(Schema):
@@ -183,6 +233,7 @@ class ComponentConfig(Schema):
 
 
 PretrainConfig.model_rebuild()
+FlowPretrainConfig.model_rebuild()
 
 Model = TypeVar("Model", bound=Schema)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import psutil
 
-from spf import clip
+from spf import clip, library
 from spf.backbones import checkpoints
-from spf.config import REPOSITORY, model_preset, model_presets
+from spf.config import REPOSITORY, home, model_preset, model_presets
 
 _PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "accelerate", "gradio", "pillow", "numpy")
 
@@ -31,9 +31,9 @@ def diagnose() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)",
         "memory_gb": {"total": round(memory.total / 2**30, 1), "available": round(memory.available / 2**30, 1)},
         "disk_free_gb": round(shutil.disk_usage(REPOSITORY).free / 2**30, 1),
-        "home": str(checkpoints.home()),
+        "home": str(home()),
         "models": {name: "found" if problem is None else "missing" for name, problem in models.items()},
-        "customizations": list(checkpoints.customizations()),
+        "customizations": list(library.customizations()),
         "problems": problems,
     }
 

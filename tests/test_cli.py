@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spf import cli, config
-from spf.backbones import checkpoints
+from spf import cli, config, library
 from spf.training import run as run_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -20,7 +19,7 @@ FILES = ["customized.png", "maps.npz", "original.png", "result.json", "sfcm.png"
 @pytest.fixture
 def spf(tiny, monkeypatch, capsys, tmp_path):
     """spf("generate", ...): (exit status, standard output, standard error) of the command line, in this process."""
-    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(run_module, "PREVIEW_STEPS", 1)
 
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -15,6 +15,7 @@ SOURCES = sorted([*(REPOSITORY / "spf").rglob("*.py"), *REPOSITORY.glob("app.py"
 LEVELS = (
     "errors files _torchvision",
     "config method",
+    "library",
     "clip data backbones",
     "metrics",
     "generation",
@@ -110,7 +111,7 @@ def watch(event, args):
     elif event in ("os.mkdir", "os.rename", "os.link", "os.symlink"):
         written.append(event)
 sys.addaudithook(watch)
-import spf, spf.cli, spf.config
+import spf, spf.cli, spf.config, spf.library
 assert not written, written
 assert not {"torch", "gradio", "diffusers"} & set(sys.modules), "heavy imports must wait until they are needed"
 """

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from spf.backbones.base import Backbone
 from spf.backbones.unet import UNetBackbone
-from spf.config import REPOSITORY, MethodConfig, ModelPreset, Name, Schema
+from spf.config import REPOSITORY, ModelPreset, home
 from spf.errors import CustomizationError, ModelNotFound
 from spf.files import replace_folder
+from spf.library import CARD, WEIGHTS, Customization, CustomizationCard, customizations
 
-SHIPPED = REPOSITORY / "assets" / "customizations"
-_WEIGHTS, _CARD = "weights.safetensors", "customization.json"
 _DENOISER_WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def home() -> Path:
-    """Where this user's data lives: SPF_HOME, or `workspace/` in the repository. Not created by asking."""
-    return Path(os.environ.get("SPF_HOME") or REPOSITORY / "workspace").resolve()
 
 
 def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
@@ -89,66 +80,6 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class CustomizationCard(Schema):
-    """`customization.json`: what a customization is, and which model it changes."""
-
-    name: Name
-    model: Name
-    model_sha256: str
-    phrases: tuple[str, ...]
-    stage: str
-    created: str
-    method: MethodConfig = MethodConfig()  # as trained; its maps are drawn by the same readings
-    summary: dict[str, str | int | float] = {}
-
-
-@dataclass(frozen=True)
-class Customization:
-    card: CustomizationCard
-    folder: Path
-
-    @property
-    def shipped(self) -> bool:
-        return self.folder.parent == SHIPPED
-
-    @property
-    def version(self) -> int:
-        """Changes when the weights are written anew. Raises CustomizationError if there are none."""
-        path = self.folder / _WEIGHTS
-        try:
-            return path.stat().st_mtime_ns
-        except OSError:
-            raise CustomizationError(f"customization: {path} does not exist; teach it again or restore the file.") from None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The changed tensors of the denoiser, float32. Raises CustomizationError if the file is damaged."""
-        path = self.folder / _WEIGHTS
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise CustomizationError(
-                f"customization: {path} cannot be read ({error}); teach it again or restore the file.") from None
-        if bad := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
-            raise CustomizationError(f"customization: {path} holds values that are not numbers ({bad[0]}); teach it again.")
-        return tensors
-
-
-def customizations() -> dict[str, Customization]:
-    """All readable customizations by name; the user's own come before shipped ones of the same name."""
-    found: dict[str, Customization] = {}
-    for root in (home() / "customizations", SHIPPED):
-        for path in sorted(root.glob(f"*/{_CARD}")):
-            if path.parent.name.startswith("."):
-                continue  # being written, or just replaced
-            try:
-                card = CustomizationCard(**json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError, ValidationError, OSError):
-                continue  # listed nowhere; asking for it by name says what is wrong
-            found.setdefault(card.name, Customization(card, path.parent))
-    return found
-
-
 def customization(name: str, preset: ModelPreset) -> Customization:
     """The customization called `name`, checked to belong to the model. Raises CustomizationError with the remedy."""
     known = customizations()
@@ -189,8 +120,8 @@ def save_customization(card: CustomizationCard, tensors: Mapping[str, Tensor], r
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        save_file(weights, staged / _WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
-        (staged / _CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
+        save_file(weights, staged / WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
+        (staged / CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
         replace_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from spf.backbones.checkpoints import home, missing_file
-from spf.config import REPOSITORY, TrainConfig, model_preset
+from spf.backbones.checkpoints import missing_file
+from spf.config import REPOSITORY, TrainConfig, home, model_preset
 from spf.data.records import read_folder
 from spf.errors import ModelNotFound, TrainingError
 from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus

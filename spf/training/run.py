@@ -11,13 +11,13 @@ import torch
 from spf import config as cfg
 from spf.backbones import checkpoints
 from spf.backbones.base import Backbone
-from spf.backbones.checkpoints import Customization, CustomizationCard
 from spf.clip import Clip
 from spf.config import GenerationRequest, ModelPreset, TrainConfig
 from spf.data.batches import Examples
 from spf.data.records import Record, read_folder
 from spf.errors import Cancelled, SpfError
 from spf.generation.pair import Pair
+from spf.library import Customization, CustomizationCard
 from spf.method.phrases import join_prompt
 from spf.training.examples import prepare
 from spf.training.loop import Watch, steps_of, train_stage

@@ -1,28 +1,17 @@
-"""What can be chosen: models, customizations and their phrases, training budgets, example picture sets.
-
-The weights' side of the project is imported when it is first asked for something, so that the page opens before torch.
-"""
+"""What can be chosen: models, customizations and their phrases, training budgets, example picture sets. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from spf import config
+from spf import config, library
+from spf.config import home
 from spf.errors import InvalidInput
+from spf.library import Customization
 from spf.pocket.world import TARGETS
 from spf.ui import strings
 
-if TYPE_CHECKING:
-    from spf.backbones.checkpoints import Customization
-
 DEFAULT_MODEL = "pocket"
-
-
-def home() -> Path:
-    from spf.backbones import checkpoints
-
-    return checkpoints.home()
 
 
 def outputs() -> Path:
@@ -36,10 +25,7 @@ def models() -> list[tuple[str, str]]:
 
 def customizations(model: str | None = None) -> dict[str, Customization]:
     """Those of one model, or all, by name."""
-    from spf.backbones import checkpoints
-
-    found = checkpoints.customizations()
-    return {name: one for name, one in found.items() if model in (None, one.card.model)}
+    return {name: one for name, one in library.customizations().items() if model in (None, one.card.model)}
 
 
 def customization_choices(model: str) -> list[tuple[str, str]]:

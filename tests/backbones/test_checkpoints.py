@@ -7,16 +7,19 @@ import shutil
 import pytest
 import torch
 
+from spf import library
 from spf.backbones import checkpoints
-from spf.backbones.checkpoints import CustomizationCard, customization, customizations, load_backbone, save_customization
+from spf.backbones.checkpoints import customization, load_backbone, save_customization
+from spf.config import home
 from spf.errors import CustomizationError, ModelNotFound
+from spf.library import CustomizationCard, customizations
 from spf.method.phrases import join_prompt
 
 
 @pytest.fixture(autouse=True)
 def shipped(tmp_path, monkeypatch):
     """No shipped customizations but those that a test puts there."""
-    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
     return tmp_path / "shipped"
 
 
@@ -217,21 +220,21 @@ def test_saving_again_replaces(tiny, saved, card, changed):
 
 @pytest.mark.parametrize("broken", ["save_file", "rename"])
 def test_a_failed_save_leaves_the_old_one_and_no_litter(tiny, saved, card, changed, monkeypatch, broken):
-    replace = os.replace
+    rename = os.rename
 
     def half_written(_tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
     def refused(source, target):
-        if ".partial" in str(source):
+        if str(source).endswith(".hat.partial"):
             raise OSError("Permission denied")
-        replace(source, target)
+        rename(source, target)
 
     if broken == "save_file":
         monkeypatch.setattr(checkpoints, "save_file", half_written)
     else:
-        monkeypatch.setattr(checkpoints.os, "replace", refused)
+        monkeypatch.setattr(os, "rename", refused)
     with pytest.raises(OSError):
         save_customization(card.model_copy(update={"stage": "2"}), {name: 2 * value for name, value in changed.items()})
     found = customization("hat", tiny)
@@ -250,4 +253,4 @@ def test_what_a_killed_process_left_behind_is_never_used(saved, card, name):
 
 def test_asking_creates_no_folder(spf_home, tiny):
     customizations()
-    assert checkpoints.home() == spf_home.resolve() and not spf_home.exists()
+    assert home() == spf_home.resolve() and not spf_home.exists()

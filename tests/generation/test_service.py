@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from spf import library
 from spf.backbones import checkpoints
-from spf.backbones.checkpoints import CustomizationCard
 from spf.config import MethodConfig
 from spf.errors import Cancelled, CustomizationError, ModelNotFound
 from spf.generation import service as service_module
 from spf.generation.service import GenerationService
+from spf.library import CustomizationCard
 
 
 @pytest.fixture
 def service(tiny, tmp_path, monkeypatch) -> GenerationService:
-    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
     return GenerationService("cpu")
 
 

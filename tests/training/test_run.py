@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spf import config
+from spf import config, library
 from spf.backbones import checkpoints
 from spf.config import GenerationRequest, parse
 from spf.data.writer import write_folder
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def make_run(tiny, picture_folder, spf_home, monkeypatch, tmp_path):
     """make_run(key=value): a run that is ready to be executed."""
-    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(run_module, "PREVIEW_STEPS", 2)  # previews would be most of the work
 
     def make(**overrides) -> Run:

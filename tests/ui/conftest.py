@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `fakes`, under every impor
 
 import fakes
 
-from spf.backbones import checkpoints
+from spf import library
 from spf.jobs import store
 
 
@@ -23,7 +23,7 @@ def shipped(request, tmp_path, monkeypatch) -> Path:
     """Where shipped customizations lie: one, for 'a winter hat'. Tests with the real model keep the real ones."""
     folder = tmp_path / "shipped"
     if "[real]" not in request.node.name:
-        monkeypatch.setattr(checkpoints, "SHIPPED", folder)
+        monkeypatch.setattr(library, "SHIPPED", folder)
         fakes.add_customization(folder, "winter-hat", "a winter hat", "a warm winter hat")
     return folder
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spf.backbones import checkpoints
-from spf.config import GenerationRequest, TrainConfig
+from spf.config import GenerationRequest, TrainConfig, home
 from spf.errors import Cancelled
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.jobs import store
@@ -123,7 +122,7 @@ class FakeTraining:
                 request = GenerationRequest(base_text="a person", target_texts=(phrase,), seed=3)
                 folder.save_sample(step, *pictures(request), blob(0).astype(np.float32))
             folder.write_status(self._status("running", step))
-        add_customization(checkpoints.home() / "customizations", config.name, phrase)
+        add_customization(home() / "customizations", config.name, phrase)
         return folder.write_status(self._status("completed", self.steps, message=config.name))
 
     def _log(self, folder: RunFolder, step: int) -> None:

@@ -1,0 +1,82 @@
+"""What this user has: customizations and models of their own. Needs no torch, so that a listing is there at once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from spf.config import REPOSITORY, MethodConfig, Name, Schema, home
+from spf.errors import CustomizationError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHIPPED = REPOSITORY / "assets" / "customizations"
+WEIGHTS, CARD = "weights.safetensors", "customization.json"
+
+
+class CustomizationCard(Schema):
+    """`customization.json`: what a customization is, and which model it changes."""
+
+    name: Name
+    model: Name
+    model_sha256: str
+    phrases: tuple[str, ...]
+    stage: str
+    created: str
+    method: MethodConfig = MethodConfig()  # as trained; its maps are drawn by the same readings
+    summary: dict[str, str | int | float] = {}
+
+
+@dataclass(frozen=True)
+class Customization:
+    card: CustomizationCard
+    folder: Path
+
+    @property
+    def shipped(self) -> bool:
+        return self.folder.parent == SHIPPED
+
+    @property
+    def version(self) -> int:
+        """Changes when the weights are written anew. Raises CustomizationError if there are none."""
+        path = self.folder / WEIGHTS
+        try:
+            return path.stat().st_mtime_ns
+        except OSError:
+            raise CustomizationError(f"customization: {path} does not exist; teach it again or restore the file.") from None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The changed tensors of the denoiser, float32. Raises CustomizationError if the file is damaged."""
+        import torch  # only from here on
+        from safetensors import SafetensorError, safe_open
+
+        path = self.folder / WEIGHTS
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise CustomizationError(
+                f"customization: {path} cannot be read ({error}); teach it again or restore the file.") from None
+        if bad := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
+            raise CustomizationError(f"customization: {path} holds values that are not numbers ({bad[0]}); teach it again.")
+        return tensors
+
+
+def customizations() -> dict[str, Customization]:
+    """All readable customizations by name; the user's own come before shipped ones of the same name."""
+    found: dict[str, Customization] = {}
+    for root in (home() / "customizations", SHIPPED):
+        for path in sorted(root.glob(f"*/{CARD}")):
+            if path.parent.name.startswith("."):
+                continue  # being written, or just replaced
+            try:
+                card = CustomizationCard(**json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError, ValidationError, OSError, RecursionError):
+                continue  # listed nowhere; asking for it by name says what is wrong
+            found.setdefault(card.name, Customization(card, path.parent))
+    return found
