@@ -6,6 +6,7 @@ here, its default is the reading this project chose, and its description names t
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import unicodedata
@@ -28,7 +29,9 @@ def home() -> Path:
 
 MAX_TEXT = 2000  # characters; far beyond any text encoder's window, far below what would stall the page
 MAX_TARGETS = 16
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+MAX_MIX, MAX_MIX_WEIGHT = 8, 2.0  # customizations in one portrait, and how far each may be overdone
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 
 
 class Schema(BaseModel):
@@ -66,7 +69,14 @@ class ModelPreset(Schema):
     name: Name
     title: str
     family: Literal["unet", "mmdit"]
-    pretrained_model_name_or_path: str = Field(description="Diffusers folder (relative to the repository) or hub id.")
+    pretrained_model_name_or_path: str = Field(
+        description="Diffusers folder or single .safetensors file (relative to the repository), or hub id.")
+    variant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = Field(
+        None, description="Which version of a diffusers folder's files to read, for example fp16.")
+    dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="What the weights are held in.")
+    vae: str | None = Field(None, description="Another autoencoder: diffusers folder or single file; the model's own if left out.")
+    architecture: str | None = Field(
+        None, description="Folder of component configurations for a single file; the published ones of its family if left out.")
     clip: str = Field(description="open_clip folder (relative to the repository), or 'model:pretrained' of open_clip.")
     resolution: int = Field(ge=64, le=2048, multiple_of=8)
     num_inference_steps: int = Field(20, ge=1, le=200)
@@ -75,7 +85,32 @@ class ModelPreset(Schema):
     method: MethodConfig = Field(MethodConfig(), description="Readings that suit this model's scale and CLIP.")
 
 
-Trainable = Literal["full", "cross"]
+Trainable = Literal["full", "cross", "lora", "adalora", "adapter"]
+Recipe = Literal["spf", "standard", "lora", "adalora", "tokencompose"]
+# What a recipe is by definition; its tuned values are in the `recipes` of a training preset.
+RECIPES: dict[str, dict[str, Any]] = {
+    "spf": {},
+    "standard": {"stage1": {"trainable": "full"}},
+    "lora": {"stage1": {"trainable": "lora", "adapter": {"layers": "attention"}}},
+    "adalora": {"stage1": {"trainable": "adalora", "adapter": {"layers": "attention"}}},
+    "tokencompose": {"stage1": {"trainable": "full"}},
+}
+
+
+class AdapterConfig(Schema):
+    """What 'lora' and 'adalora' add to the attention layers."""
+
+    rank: int = Field(16, ge=1, le=512, description="Of every update; 'adalora' begins with half as much again.")
+    layers: Literal["cross", "attention"] = Field(
+        "cross", description="Cross-attention (Appendix E), or self-attention as well (the baselines of Table 1).")
+    orthogonality: float = Field(0.1, ge=0, le=10, description="Weight of AdaLoRA's orthogonality term.")
+
+
+class TokenComposeConfig(Schema):
+    """The weights of TokenCompose's two grounding terms beside the diffusion loss."""
+
+    token_weight: float = Field(1e-3, ge=0, le=100)
+    pixel_weight: float = Field(5e-5, ge=0, le=100)
 
 
 class StageConfig(Schema):
@@ -86,7 +121,8 @@ class StageConfig(Schema):
     num_train_epochs: int = Field(ge=1, le=10_000)
     max_train_steps: int = Field(0, ge=0, le=1_000_000)
     lr_warmup_steps: int = Field(0, ge=0)
-    trainable: Trainable = Field(description="D2: which parameters of the denoiser are updated.")
+    trainable: Trainable = Field(description="D2, Appendix E: which parameters of the denoiser are updated, and how.")
+    adapter: AdapterConfig = AdapterConfig()
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_weight_decay: float = Field(0.01, ge=0, le=10)
@@ -106,6 +142,8 @@ class TrainConfig(Schema):
     stage1: StageConfig
     stage2: StageConfig
     method: MethodConfig = MethodConfig()
+    recipe: Recipe = Field("spf", description="SPF-Portrait, or one of the methods it is compared with.")
+    tokencompose: TokenComposeConfig = TokenComposeConfig()
     caption_dropout: float = Field(0.0, ge=0, le=1, description="D24: share of samples with the empty prompt.")
     base_only_prob: float = Field(0.0, ge=0, le=1, description="D25: share of stage-2 samples without target text.")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -124,12 +162,22 @@ class TrainConfig(Schema):
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time per step.")
     report_to: Literal["none", "tensorboard"] = Field("none", description="metrics.jsonl is written in any case.")
 
+    @model_validator(mode="after")
+    def _recipe_fits(self) -> TrainConfig:
+        if self.recipe != "spf" and self.stage == "2":
+            raise ValueError(f"stage: '2' is a part of the recipe 'spf' only; leave it out for '{self.recipe}'")
+        wanted = RECIPES[self.recipe].get("stage1", {}).get("trainable", self.stage1.trainable)
+        if self.stage1.trainable != wanted:
+            raise ValueError(f"stage1.trainable: must be '{wanted}' for the recipe '{self.recipe}'")
+        return self
+
 
 class GenerationRequest(Schema):
     """What one press of Generate asks for."""
 
     model: Name = "pocket"
-    customization: Name | None = None
+    customization: str | None = Field(
+        None, max_length=600, description="A customization, or several with weights: 'winter-hat:0.7+neon:0.5'.")
     base_text: str = Field(max_length=MAX_TEXT)
     target_texts: tuple[Annotated[str, StringConstraints(max_length=MAX_TEXT)], ...] = Field((), max_length=MAX_TARGETS)
     target_weights: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
@@ -140,6 +188,11 @@ class GenerationRequest(Schema):
     guidance_scale: float = Field(5.0, ge=1.0, le=30.0)
     map_steps: int = Field(
         5, ge=0, le=200, description="At how many of the steps M and the SFCM are drawn; 0 draws no maps.")
+
+    @field_validator("customization")
+    @classmethod
+    def _customization(cls, value: str | None) -> str | None:
+        return None if value is None else mix_text(mix_weights(value))
 
     @field_validator("base_text")
     @classmethod
@@ -176,6 +229,30 @@ class GenerationRequest(Schema):
     def weights(self) -> tuple[float, ...]:
         """One weight for every target phrase."""
         return self.target_weights or (1.0,) * len(self.target_texts)
+
+
+def mix_weights(text: str) -> dict[str, float]:
+    """'winter-hat:0.7+neon' as {'winter-hat': 0.7, 'neon': 1.0}. Raises ValueError with the remedy."""
+    weights: dict[str, float] = {}
+    for part in text.split("+"):
+        name, colon, number = part.partition(":")
+        if not re.fullmatch(NAME, name):
+            raise ValueError(f"{_short(name)} is no name of a customization; write for example 'winter-hat' or 'winter-hat:0.7+neon:0.5'")
+        if colon and not re.fullmatch(r"-?\d{1,3}(\.\d{1,6})?", number):
+            raise ValueError(f"{_short(number)} is no weight; write for example '{name}:0.7'")
+        if name in weights:
+            raise ValueError(f"names '{name}' twice; give it one weight")
+        weights[name] = float(number) if colon else 1.0
+        if not 0 < abs(weights[name]) <= MAX_MIX_WEIGHT:
+            raise ValueError(f"the weight of '{name}' must not be 0 and lie between -{MAX_MIX_WEIGHT:g} and {MAX_MIX_WEIGHT:g}")
+    if len(weights) > MAX_MIX:
+        raise ValueError(f"mixes {len(weights)} customizations; use at most {MAX_MIX}")
+    return weights
+
+
+def mix_text(weights: dict[str, float]) -> str:
+    """The shortest way to write a mix: weights of 1 are left out."""
+    return "+".join(name if weight == 1 else f"{name}:{weight:g}" for name, weight in weights.items())
 
 
 def _says_something(text: str) -> bool:
@@ -260,8 +337,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def model_presets() -> dict[str, Path]:
-    """Names of the models in configs/models and their files."""
-    return {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml"))}
+    """Names of the models in configs/models, then of this user's own, and their files."""
+    roots = (home() / "models", CONFIGS / "models")  # a name of the project's is never another model
+    found = {path.stem: path for root in roots for path in sorted(root.glob("*.yaml"))}
+    return dict(sorted(found.items(), key=lambda item: (item[1].parent != CONFIGS / "models", item[0])))
 
 
 def model_preset(name: str) -> ModelPreset:
@@ -288,7 +367,17 @@ def train_config(preset: str, overrides: dict[str, Any]) -> TrainConfig:
     values = load_yaml(presets[preset])
     model = model_preset(str(overrides.get("model", values.get("model"))))
     values["method"] = model.method.model_dump() | values.get("method", {})
+    recipe, tuned = str(overrides.get("recipe", values.get("recipe", "spf"))), values.pop("recipes", {})
+    for changes in (RECIPES.get(recipe, {}), tuned.get(recipe, {})):
+        values = _merged(values, copy.deepcopy(changes))
     return parse(TrainConfig, _nested(values, overrides))
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` on top; mappings in them are merged, everything else is replaced."""
+    both = {key: _merged(values[key], change) for key, change in changes.items()
+            if isinstance(change, dict) and isinstance(values.get(key), dict)}
+    return {**values, **changes, **both}
 
 
 def _nested(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

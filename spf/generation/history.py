@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 import spf
 from spf.config import GenerationRequest, parse
 from spf.data.pictures import refuse_huge
-from spf.errors import InvalidInput
-from spf.generation.request import GenerationResult
+from spf.errors import InvalidInput, SpfError
+from spf.generation.request import GenerationResult, StepMaps
+from spf.method.phrases import Phrase, Prompt
 from spf.metrics.preservation import resized_map
 
 CHUNK = "spf"  # our own JSON, which restores the form
@@ -91,6 +93,7 @@ def describe(result: GenerationResult) -> dict[str, Any]:
         "spf_version": spf.__version__,
         "request": result.request.model_dump(mode="json"),
         "prompt": prompt.text,
+        "base_text": prompt.base.text,
         "phrases": [{"text": p.text, "start": p.start, "end": p.end, "gamma": round(float(gamma), 4)}
                     for p, gamma in zip(prompt.phrases, result.gamma, strict=True)],
         "targets": [{"text": p.text, "start": p.start, "end": p.end} for p in prompt.targets],
@@ -98,6 +101,38 @@ def describe(result: GenerationResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "metrics": result.metrics,
     }
+
+
+def read_result(folder: Path) -> GenerationResult:
+    """A result as `write_result` left it. Raises InvalidInput naming the folder if a file is missing or damaged."""
+    try:
+        values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        request = parse(GenerationRequest, values["request"])
+        phrases, targets = ([Phrase(one["text"], one["start"], one["end"]) for one in values[name]]
+                            for name in ("phrases", "targets"))
+        prompt = Prompt(values["prompt"], Phrase(values["base_text"], 0, len(values["base_text"])),
+                        tuple(targets), tuple(phrases))
+        gamma = np.array([one["gamma"] for one in values["phrases"]])
+        pictures = [_read_picture(folder / f"{name}.png") for name in ("original", "customized")]
+        return GenerationResult(
+            request, *pictures, prompt, gamma, _read_maps(folder), values["metrics"], values["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, SpfError, zipfile.BadZipFile) as error:
+        raise InvalidInput("result", f"{folder} is missing or damaged ({error}); generate it again") from None
+
+
+def _read_picture(path: Path) -> Image.Image:
+    with Image.open(path, formats=["PNG"]) as image:
+        refuse_huge(image.size, path.name)
+        return image.convert("RGB")
+
+
+def _read_maps(folder: Path) -> list[StepMaps]:
+    if not (folder / "maps.npz").exists():
+        return []
+    with np.load(folder / "maps.npz") as data:
+        names = ("steps", "timesteps", "soft_map", "sfcm", "phrase_maps", "target_maps")
+        columns = [data[name] for name in names]
+    return [StepMaps(int(step), int(t), *arrays) for step, t, *arrays in zip(*columns, strict=True)]
 
 
 def read_request(png: bytes | Path) -> GenerationRequest:
@@ -120,7 +155,7 @@ def read_request(png: bytes | Path) -> GenerationRequest:
 def infotext(result: GenerationResult) -> str:
     """The settings in the line format that image tools share: prompt, negative prompt, then 'key: value' pairs."""
     request = result.request
-    lines = [result.prompt.text]
+    lines = [_weighted_text(result)]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     width, height = result.customized.size
@@ -130,6 +165,15 @@ def infotext(result: GenerationResult) -> str:
         "Customization": request.customization or "none", "Version": f"spf-portrait {spf.__version__}",
     }
     return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items())])
+
+
+def _weighted_text(result: GenerationResult) -> str:
+    """The prompt, with '(phrase:1.3)' for a phrase whose weight is not 1."""
+    text = result.prompt.text
+    for phrase, weight in reversed(list(zip(result.prompt.targets, result.request.weights, strict=True))):
+        if weight != 1:
+            text = f"{text[:phrase.start]}({phrase.text}:{weight:g}){text[phrase.end:]}"
+    return text
 
 
 def _png_info(result: GenerationResult) -> PngInfo:
@@ -149,6 +193,7 @@ def _save_maps(result: GenerationResult, folder: Path) -> None:
     Image.fromarray((sfcm * 255).round().astype(np.uint8)).save(folder / "sfcm.png")
     np.savez_compressed(
         folder / "maps.npz",
+        steps=np.array([maps.step for maps in result.maps]),
         timesteps=np.array([maps.timestep for maps in result.maps]),
         soft_map=np.stack([maps.soft_map for maps in result.maps]),
         sfcm=np.stack([maps.sfcm for maps in result.maps]),

@@ -21,7 +21,7 @@ from spf.config import GenerationRequest, MethodConfig
 from spf.errors import Cancelled, InvalidInput
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.method import control_map
-from spf.method.attention import AttentionLayer, phrase_maps
+from spf.method.attention import AttentionLayer, encoder_phrase_maps
 from spf.method.phrases import Prompt, join_prompt
 from spf.metrics.preservation import mean_absolute_difference, resized_map
 
@@ -45,10 +45,10 @@ class Pair:
         self.original: Original | None = None  # set by `run`
         negative = self._negative()
         prompt = join_prompt(request.base_text, request.target_texts)
-        self.full = reference.encode_prompts([negative, prompt])  # row 0 guides away, row 1 is the prompt
+        self.full = self._weighted(reference.encode_prompts([negative, prompt]))  # row 0 guides away, row 1 is the prompt
         self.prompt = self.full.prompts[1]  # as it fits the encoder
-        # (1, T, P): without the columns that pad it to a negative prompt of more phrases
-        self.phrase_weights = self.full.phrase_weights[1:, :, :len(self.prompt.phrases)]
+        # (1, T, E, P): without the columns that pad it to a negative prompt of more phrases
+        self.phrase_weights = self.full.phrase_weights[1:, ..., :len(self.prompt.phrases)]
         self.base = reference.encode_prompts([negative, join_prompt(self.prompt.base.text, ())])
         self.gamma = self._gamma()  # (1, P)
         self.sampler = reference.sampler(request.num_inference_steps)
@@ -106,15 +106,15 @@ class Pair:
     def _sample(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         unconditional, conditional = prediction.chunk(2)
         guided = unconditional + self.request.guidance_scale * (conditional - unconditional)
-        sampled = self.sampler.step(guided, t, x_t)
-        return sampled.prev_sample, sampled.pred_original_sample
+        sampled = self.sampler.step(guided, t, x_t).prev_sample
+        return sampled, self.reference.objective.predict_x0(x_t, guided, t[None])
 
     def _maps(self, step: int, t: Tensor, reference: Tensor, response: Tensor, layers: list[AttentionLayer]) -> StepMaps:
         method = self.method
         m, attention, m_hat = control_map.fine_control_map(
             reference, response, layers, self.phrase_weights, self.gamma, norm=method.soft_map_norm,
             normalize=method.phrase_normalization, layers_used=method.map_layers, reduce=method.phrase_reduce)
-        targets = phrase_maps(layers, self.full.target_weights[1:], tuple(m.shape[-2:]))
+        targets = encoder_phrase_maps(layers, self.full.target_weights[1:], tuple(m.shape[-2:]))
         m, m_hat, attention, targets = (value[0].float().cpu().numpy() for value in (m, m_hat, attention, targets))
         return StepMaps(step, int(t), m, m_hat, attention, targets)
 
@@ -125,6 +125,23 @@ class Pair:
             return self.reference.encode_prompts([negative]).prompts[0] if negative.text else negative
         except InvalidInput as error:
             raise InvalidInput("negative_prompt", str(error).removeprefix(f"{error.field}: ")) from None
+
+    def _weighted(self, full: TextFeatures) -> TextFeatures:
+        """The prompt's embeddings with every target phrase at its weight: e_0 + sum_k w_k (e_k - e_(k-1)).
+
+        e_k belongs to the base text with the first k phrases, so that weights of 1 are the prompt, of 0 the base text.
+        """
+        weights, prompt = self.request.weights, full.prompts[1]
+        if all(weight == 1 for weight in weights):
+            return full
+        texts = [phrase.text for phrase in prompt.targets]
+        growing = [join_prompt(prompt.base.text, texts[:count]) for count in range(len(texts) + 1)]
+        factors = torch.tensor(weights, device=full.embeddings.device)
+
+        def weigh(own: Tensor, steps: Tensor) -> Tensor:
+            return torch.stack([own[0], steps[0] + torch.tensordot(factors.to(steps), steps.diff(dim=0), dims=1)])
+
+        return full.conditioned(weigh, self.reference.encode_prompts(growing))
 
     def _gamma(self) -> Tensor:
         if not self.prompt.targets:

@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from spf.config import GenerationRequest, parse
 from spf.errors import InvalidInput
-from spf.generation.history import check_target, describe, infotext, read_request, save_result, write_result
+from spf.generation.history import check_target, describe, infotext, read_request, read_result, save_result, write_result
 from spf.generation.request import GenerationResult, StepMaps
 from spf.method.phrases import join_prompt
 
@@ -45,8 +46,8 @@ def test_a_result_becomes_five_files(tmp_path):
     assert Image.open(folder / "sfcm.png").size == (16, 16)
     with np.load(folder / "maps.npz") as maps:
         assert {name: maps[name].shape for name in maps} == {
-            "timesteps": (2,), "soft_map": (2, 4, 4), "sfcm": (2, 4, 4), "phrase_maps": (2, 2, 4, 4), "target_maps": (2, 1, 4, 4),
-            "gamma": (2,)}
+            "steps": (2,), "timesteps": (2,), "soft_map": (2, 4, 4), "sfcm": (2, 4, 4), "phrase_maps": (2, 2, 4, 4),
+            "target_maps": (2, 1, 4, 4), "gamma": (2,)}
         assert maps["timesteps"].tolist() == [900, 899]
         np.testing.assert_array_equal(maps["sfcm"][1], result.maps[1].sfcm)
 
@@ -206,3 +207,31 @@ def test_a_small_good_one_is_read():
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="picture"):
         read_request(tmp_path / "gone.png")
+
+
+def test_a_result_is_read_back_as_it_was(tmp_path):
+    result = make_result()
+    again = read_result(write_result(result, tmp_path / "out"))
+    assert again.request == result.request and again.prompt == result.prompt and again.metrics == result.metrics
+    assert again.customized.tobytes() == result.customized.tobytes()
+    assert [maps.step for maps in again.maps] == [maps.step for maps in result.maps]
+    for one, other in zip(again.maps, result.maps, strict=True):
+        assert np.array_equal(one.phrase_maps, other.phrase_maps) and np.array_equal(one.sfcm, other.sfcm)
+    assert np.allclose(again.gamma, result.gamma, atol=1e-4)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: (folder / "result.json").unlink(), lambda folder: (folder / "result.json").write_text("{}"),
+    lambda folder: (folder / "result.json").write_text("[1"), lambda folder: (folder / "original.png").write_bytes(b"no"),
+    lambda folder: (folder / "maps.npz").write_bytes(b"PK no"), lambda folder: np.savez(folder / "maps.npz", steps=[1])])
+def test_a_damaged_result_names_its_folder(tmp_path, damage):
+    folder = write_result(make_result(), tmp_path / "out")
+    damage(folder)
+    with pytest.raises(InvalidInput, match=f"result: {folder}"):
+        read_result(folder)
+
+
+def test_weights_are_in_the_text_for_other_tools():
+    result = make_result()
+    request = result.request.model_copy(update={"target_weights": (1.3,)})
+    assert ":1.3)" in infotext(replace(result, request=request)).splitlines()[0]

@@ -199,3 +199,26 @@ def test_pictures_and_tensors_are_inverse():
     assert picture.size == (5, 4)
     torch.testing.assert_close(to_tensor(picture), images.clamp(-1, 1), atol=1 / 127.5, rtol=0)
     assert to_pictures(to_tensor(picture))[0].tobytes() == picture.tobytes()
+
+
+def test_weights_of_one_are_no_weights_and_of_zero_no_phrase(pair):
+    plain, ones, none, zeros = (pair(target_texts=texts, target_weights=weights).run() for texts, weights in (
+        (("a winter hat", "a turban"), ()), (("a winter hat", "a turban"), (1, 1)), ((), ()),
+        (("a winter hat", "a turban"), (0, 0))))
+    assert plain.customized.tobytes() == ones.customized.tobytes()
+    assert np.abs(np.asarray(none.customized, int) - np.asarray(zeros.customized, int)).max() <= 1
+
+
+def test_a_weight_changes_its_phrase_only_and_the_embeddings_linearly(pair):
+    texts = ("a winter hat", "a turban")
+    half, whole, without = (pair(target_texts=texts, target_weights=weights).full.embeddings
+                            for weights in ((1, 0.5), (1, 1), (1, 0)))
+    torch.testing.assert_close(half, (whole + without) / 2)
+    alone = pair(target_texts=texts[:1]).full.embeddings
+    torch.testing.assert_close(without, alone)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1, 1, 1), (-0.1, 1), (2.1, 1), (float("nan"), 1), (float("inf"), 1), "12"])
+def test_weights_that_cannot_be_used_are_refused(ask, weights):
+    with pytest.raises(InvalidInput, match="target_weights"):
+        ask(target_texts=("a hat", "a scarf"), target_weights=weights)
