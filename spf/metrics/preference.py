@@ -1,0 +1,68 @@
+"""HPSv2 and MPS: how well people would like the customized portrait for its whole prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spf.clip import Clip
+from spf.metrics.base import Metric, Pairs, Rows
+from spf.metrics.clip_score import TextSimilarity, published_clip
+from spf.metrics.weights import Published
+
+HPS = Published("HPSv2", "HPS_v2.1_compressed.pt", "https://huggingface.co/xswu/HPSv2 (Apache-2.0)")
+
+
+class PreferenceModel(Protocol):
+    name: str
+
+    def score(self, images: Tensor, prompts: tuple[str, ...]) -> Tensor:
+        """(B, 3, H, W) RGB in [-1, 1] and B prompts -> (B,), larger is better liked."""
+
+
+def hps(clip: Clip, name: str) -> Metric:
+    """HPSv2 is the cosine of picture and whole prompt, in a CLIP that was trained on people's choices; no logit scale."""
+    return Metric("hps", "HPSv2", "up", TextSimilarity(clip, name, lambda pairs: pairs.prompts))
+
+
+def hps_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
+    """ViT-H/14 with the weights of HPS v2.1; scores of v2.0 are not comparable with its."""
+    return published_clip(HPS, "ViT-H-14", folder, device)
+
+
+class PreferenceScore:
+    """Rows (B, 2): the customized portrait's score, and the original's for the same prompt."""
+
+    def __init__(self, model: PreferenceModel):
+        self.model, self.name = model, model.name
+
+    @torch.no_grad()
+    def __call__(self, pairs: Pairs) -> Rows:
+        scores = [self.model.score(images, pairs.prompts).double().cpu() for images in (pairs.customized, pairs.original)]
+        return Rows.of(torch.stack(scores, dim=1).numpy())
+
+
+def mps(model: PreferenceModel) -> list[Metric]:
+    """The raw score, and how often the customized portrait would be chosen over its original."""
+    extractor = PreferenceScore(model)
+    return [Metric("mps", "MPS", "up", extractor), Metric("mps_win", "MPS win rate", "up", extractor, win_rate, scale=100)]
+
+
+def win_rate(rows: np.ndarray) -> float:
+    """Mean over pairs of softmax(customized, original) at `customized`: the model's chance that it is preferred."""
+    return float((1 / (1 + np.exp((rows[:, 1] - rows[:, 0]).clip(-500, 500)))).mean())
+
+
+class ClipPreference:
+    """The arithmetic of MPS, logit scale times cosine, with a CLIP that knows prompts but no people's choices."""
+
+    def __init__(self, clip: Clip, name: str):
+        self.clip, self.name = clip, name
+
+    def score(self, images: Tensor, prompts: tuple[str, ...]) -> Tensor:
+        cosine = (self.clip.embed_images(images) * self.clip.embed_texts(list(prompts))).sum(dim=1)
+        return self.clip.model.logit_scale.exp() * cosine
