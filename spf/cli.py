@@ -149,7 +149,7 @@ def pretrain(
         report = score(words[1], _device(device))
         _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
     elif len(words) == 1:
-        from spf.pocket.pretrain import pretrain as run_pretraining
+        from spf.pocket.presets import pretrain as run_pretraining
 
         done = run_pretraining(words[0], tuple(part), minutes, _device(device))
         print("All parts are trained." if done else "Time is up; the same command goes on from here.")

@@ -265,6 +265,75 @@ def _core(text: str) -> str:
     return text.strip(" ,.").casefold()
 
 
+class EvaluatedMethod(Schema):
+    """One row of a table: where its weights come from, and how it samples."""
+
+    title: str = Field(min_length=1, max_length=80)
+    train: dict[str, Any] | None = Field(
+        None, description="Settings of the training run, dotted ('method.use_sfcm': false); None: nothing is trained.")
+    start: Name | None = Field(None, description="The row whose weights training starts from, or sampling takes over.")
+    customizations: dict[str, Name] = Field({}, description="Ready customizations instead, by target.")
+    inference: Name | None = Field(None, description="A training-free method that samples with these weights.")
+
+
+class EvaluationTable(Schema):
+    title: str
+    rows: tuple[Name, ...] = Field(min_length=1)
+
+
+class SensitivityConfig(Schema):
+    """Fig. 14: one row of the evaluation trained again with other values of one setting at a time."""
+
+    row: Name
+    values: dict[str, tuple[float, ...]] = Field(description="By dotted training setting, 'method.lambda_text' for example.")
+    targets: tuple[str, ...] = Field(min_length=1)
+
+
+class ContinuousConfig(Schema):
+    """Fig. 7a: one customization that knows several targets; `steps` are the phrases of each picture of the strip."""
+
+    row: Name
+    steps: tuple[tuple[str, ...], ...] = Field(min_length=1)
+    seeds: int = Field(3, ge=1, le=20, description="Strips, one seed each.")
+
+
+class EvaluationConfig(Schema):
+    """A test set, the methods that draw it, and the metrics that compare (`python -m spf evaluate FILE`)."""
+
+    name: Name = Field(description="Folder under home()/evaluation.")
+    model: Name = "pocket"
+    preset: Name = Field("quick", description="Training preset that every trained row starts from.")
+    targets: tuple[str, ...] = Field((), description="Held-out attributes of the embedded world; none means all.")
+    split: Literal["test", "tune"] = Field("test", description="Tables come from 'test'; choices are made on 'tune'.")
+    triples: int = Field(200, ge=1, le=100_000, description="(base caption, seed, target) per target.")
+    pictures: int = Field(64, ge=1, le=10_000, description="Pictures that a target is taught with.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    batch_size: int = Field(20, ge=1, le=1024)
+    num_inference_steps: int | None = Field(None, ge=1, le=200, description="None: the model's own.")
+    guidance_scale: float | None = Field(None, ge=1, le=30, description="None: the model's own.")
+    methods: dict[Name, EvaluatedMethod] = Field(min_length=1)
+    tables: dict[Name, EvaluationTable] = Field(description="By the number of the table in the paper.")
+    reconstruction: tuple[Name, ...] = Field((), description="Fig. 13: rows that also draw the base text alone.")
+    sensitivity: SensitivityConfig | None = None
+    continuous: ContinuousConfig | None = None
+    backends: dict[str, Literal["embedded", "published"]] = Field({}, description="By metric; 'embedded' where not named.")
+    weights: str | None = Field(None, description="Folder of published weights; None: home()/metrics.")
+    resamples: int = Field(1000, ge=10, le=100_000, description="Of the bootstrap.")
+    response_floor: float = Field(85, ge=0, le=100, description="Per cent of target response from which a row is ranked.")
+    sheet_rows: int = Field(4, ge=1, le=50, description="Seeds on a contact sheet.")
+    publish: str | None = Field(None, description="Markdown file to write the results to, relative to the repository.")
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> EvaluationConfig:
+        named = {f"tables.{key}": table.rows for key, table in self.tables.items()} | {"reconstruction": self.reconstruction}
+        named |= {f"methods.{name}.start": (row.start,) for name, row in self.methods.items() if row.start}
+        named |= {part: (value.row,) for part in ("sensitivity", "continuous") if (value := getattr(self, part))}
+        for field, rows in named.items():
+            if unknown := [row for row in rows if row not in self.methods]:
+                raise ValueError(f"{field}: '{unknown[0]}' is not among the methods; add it there or correct the name")
+        return self
+
+
 class PretrainConfig(Schema):
     """How the embedded models are trained from nothing (`configs/pretrain/<name>.yaml`)."""
 
@@ -370,7 +439,7 @@ def train_config(preset: str, overrides: dict[str, Any]) -> TrainConfig:
     recipe, tuned = str(overrides.get("recipe", values.get("recipe", "spf"))), values.pop("recipes", {})
     for changes in (RECIPES.get(recipe, {}), tuned.get(recipe, {})):
         values = _merged(values, copy.deepcopy(changes))
-    return parse(TrainConfig, _nested(values, overrides))
+    return parse(TrainConfig, with_overrides(values, overrides))
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -380,7 +449,8 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {**values, **changes, **both}
 
 
-def _nested(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`values`, in which each dotted name of `overrides` got its value. Raises InvalidInput."""
     for dotted, value in overrides.items():
         *parents, leaf = dotted.split(".")
         node = values

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from spf import config
 from spf.config import GenerationRequest, MethodConfig, TrainConfig, parse
 from spf.errors import InvalidInput, ModelNotFound
-from spf.pocket import pretrain
+from spf.pocket import presets
 
 NOT_A_NUMBER = st.sampled_from(["abc", "", "1e", "one", "0x10", "1,5", "NaN", "-", None, [], {}, math.nan, math.inf, -math.inf])
 BASE = "a portrait of a person with red hair"
@@ -44,7 +44,7 @@ def test_training_presets_load(preset):
 
 def test_pretraining_presets_load():
     assert set(config.model_presets()) >= {path.stem for path in (config.CONFIGS / "pretrain").glob("*.yaml")} != set()
-    assert pretrain.pretrain_config("pocket").vocabulary == 1024
+    assert presets.pretrain_config("pocket").vocabulary == 1024
 
 
 def test_defaults_are_the_papers_numbers():

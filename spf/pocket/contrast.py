@@ -39,7 +39,7 @@ def component(network: CLIP, tokenizer: CLIPTokenizer, pictures: PictureSet, con
         rng = random.Random(f"clip/{step}")
         images = _disturb(torch.from_numpy(pictures.pixels[index]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1,
                           generator)
-        image_features = network.encode_image(images, normalize=True)
+        image_features = F.normalize(network.encode_image(images).float(), dim=-1)
         scale = network.logit_scale.exp().clamp(max=100)
         losses = {
             "contrast": _contrast(network, tokenizer, image_features, portraits, scale, rng),
@@ -72,7 +72,7 @@ def encode_text(network: CLIP, tokenizer: CLIPTokenizer, texts: list[str]) -> Te
     x = network.token_embedding(ids) + network.positional_embedding[:length]
     x = network.transformer(x, attn_mask=network.attn_mask[:length, :length])
     x = network.ln_final(x)[torch.arange(len(ids), device=device), last]
-    return F.normalize(x @ network.text_projection, dim=-1)
+    return F.normalize((x @ network.text_projection).float(), dim=-1)
 
 
 def conditioning_text_encoder(network: CLIP, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -121,12 +121,18 @@ def _disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + 0.04 * torch.randn(images.shape, generator=generator, device=images.device)
 
 
+def _logits(scale: Tensor, image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Scaled cosines (N, M) in fp32: in bf16 a logit of 30 is known to a quarter only."""
+    with torch.autocast(image_features.device.type, enabled=False):
+        return scale * image_features @ text_features.T
+
+
 def _contrast(network, tokenizer, image_features, portraits, scale, rng) -> Tensor:
     texts = []
     for portrait in portraits:
         text = captions.base_caption(portrait, rng)
         texts.append(f"{text}, {captions.target_caption(portrait, rng)}" if portrait.target else text)
-    logits = scale * image_features @ encode_text(network, tokenizer, texts).T
+    logits = _logits(scale, image_features, encode_text(network, tokenizer, texts))
     same = torch.arange(len(portraits), device=logits.device)
     return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
 
@@ -139,7 +145,7 @@ def _attributes(network, tokenizer, image_features, portraits, scale, rng) -> Te
     features = encode_text(network, tokenizer, [text for name in names for text in prompts[name]])
     losses, start = [], 0
     for name in names:
-        logits = scale * image_features @ features[start:start + len(prompts[name])].T
+        logits = _logits(scale, image_features, features[start:start + len(prompts[name])])
         labels = torch.tensor([_label(portrait, name) for portrait in portraits], device=logits.device)
         losses.append(F.cross_entropy(logits, labels, ignore_index=_IGNORE))
         start += len(prompts[name])
@@ -164,5 +170,5 @@ def _presence(network, tokenizer, image_features, portraits, scale, rng) -> Tens
         texts += [base, f"{base}, {phrase}"]
         labels.append(1 if portrait.target else 0)
     features = encode_text(network, tokenizer, texts).unflatten(0, (len(portraits), 2))
-    logits = scale * torch.einsum("nd,nkd->nk", image_features[:len(portraits)], features)
+    logits = scale * (image_features[:len(portraits), None] * features).sum(dim=-1)
     return F.cross_entropy(logits, torch.tensor(labels, device=logits.device))

@@ -39,7 +39,7 @@ def component(network: UNet2DConditionModel, text_encoder: CLIPTextModel, tokeni
         noise = torch.randn(x_0.shape, generator=generator, device=device)
         t = torch.randint(len(abar), (len(x_0),), generator=generator, device=device)
         signal = abar[t].view(-1, 1, 1, 1)
-        text = _embed(text_encoder, tokenizer, _captions([portraits[i] for i in index], random.Random(f"denoiser/{step}")))
+        text = _embed(text_encoder, tokenizer, random_captions([portraits[i] for i in index], random.Random(f"denoiser/{step}")))
         prediction = network(signal.sqrt() * x_0 + (1 - signal).sqrt() * noise, t, text).sample
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
         snr = abar[t] / (1 - abar[t])
@@ -48,7 +48,8 @@ def component(network: UNet2DConditionModel, text_encoder: CLIPTextModel, tokeni
     return Component("denoiser", network, loss, config)
 
 
-def _captions(portraits: list[Portrait], rng: random.Random) -> list[str]:
+def random_captions(portraits: list[Portrait], rng: random.Random) -> list[str]:
+    """A fresh caption for each portrait, and the empty prompt for some."""
     return ["" if rng.random() < EMPTY_PROMPT_SHARE else captions.base_caption(portrait, rng) for portrait in portraits]
 
 

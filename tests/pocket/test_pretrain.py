@@ -10,45 +10,15 @@ from diffusers import StableDiffusionPipeline
 
 from spf.backbones.checkpoints import load_backbone
 from spf.clip import Clip
-from spf.config import ModelPreset, PretrainConfig, parse
+from spf.config import ModelPreset
 from spf.errors import InvalidInput
 from spf.method.phrases import join_prompt
-from spf.pocket import contrast, pictures, pretrain, score
+from spf.pocket import contrast, pictures, presets, score
 from spf.pocket.pretrain import Pretraining
 from spf.pocket.world import ATTRIBUTES
 
 CPU = torch.device("cpu")
-OPTIMISATION = {"samples": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup_samples": 0}
-
-
-@pytest.fixture(autouse=True)
-def rendered_here(monkeypatch):
-    """Without the pool of processes and the thousands of captions, which would be most of the time."""
-
-    def render(portraits, path, size):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.stack([pictures._Draw(size)(portrait) for portrait in portraits]))
-
-    monkeypatch.setattr(pictures, "_render_all", render)
-    corpus = pretrain.tokenizer.caption_corpus
-    monkeypatch.setattr(pretrain.tokenizer, "caption_corpus", lambda seed, count: corpus(seed, 100))
-
-
-@pytest.fixture(scope="module")
-def config() -> PretrainConfig:
-    return parse(PretrainConfig, {
-        "pictures": 64, "target_share": 0.3, "resolution": 64, "vocabulary": 600,
-        "autoencoder": {**OPTIMISATION, "architecture": {
-            "encoder_block_out_channels": [8, 8, 8], "decoder_block_out_channels": [8, 8, 8], "num_encoder_blocks": [0, 1, 1],
-            "num_decoder_blocks": [1, 1, 1], "latent_channels": 4}},
-        "clip": {**OPTIMISATION, "architecture": {
-            "embed_dim": 16, "quick_gelu": False,
-            "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 4, "head_width": 16},
-            "text_cfg": {"context_length": 77, "vocab_size": 600, "width": 32, "heads": 2, "layers": 1}}},
-        "denoiser": {**OPTIMISATION, "architecture": {
-            "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 32], "attention_head_dim": 2,
-            "layers_per_block": 1, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "cross_attention_dim": 32, "norm_num_groups": 8}}})
+pytestmark = pytest.mark.usefixtures("rendered_here")
 
 
 def test_everything_from_nothing_to_a_folder_that_loads(config, tmp_path):
@@ -77,7 +47,7 @@ def test_everything_from_nothing_to_a_folder_that_loads(config, tmp_path):
     assert pipeline("a person", num_inference_steps=1, height=64, width=64, output_type="np").images.shape == (1, 64, 64, 3)
 
     record = json.loads((tmp_path / "model" / "training.json").read_text())
-    assert {part: facts["samples"] for part, facts in record["parts"].items()} == dict.fromkeys(pretrain.PARTS, 4)
+    assert {part: facts["samples"] for part, facts in record["parts"].items()} == dict.fromkeys(Pretraining.PARTS, 4)
     weights = (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
     parameters = sum(parameter.numel() for parameter in backbone.denoiser.parameters())
     assert weights < 2.2 * parameters, "two bytes per number on disk"
@@ -113,7 +83,7 @@ def test_a_rendered_set_is_read_back_and_not_drawn_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("preset, parts, field", [("sdxl", (), "preset"), ("pocket", ("nose",), "--part")])
 def test_unknown_names_are_refused_before_anything_is_written(spf_home, preset, parts, field):
     with pytest.raises(InvalidInput, match="choose") as caught:
-        pretrain.pretrain(preset, parts, 1, CPU)
+        presets.pretrain(preset, parts, 1, CPU)
     assert caught.value.field == field and not spf_home.exists()
 
 
