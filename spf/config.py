@@ -86,6 +86,7 @@ class ModelPreset(Schema):
 
 
 Trainable = Literal["full", "cross", "lora", "adalora", "adapter"]
+Crop = Literal["center", "portrait"]
 Recipe = Literal["spf", "standard", "lora", "adalora", "tokencompose"]
 # What a recipe is by definition; its tuned values are in the `recipes` of a training preset.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -135,7 +136,12 @@ class TrainConfig(Schema):
     """Everything a training run depends on besides the pictures."""
 
     model: Name = "pocket"
-    data: str = Field(min_length=1, description="Folder of pictures with metadata.jsonl.")
+    data: str = Field(min_length=1, description="Folder of pictures, in any layout of docs/data.md.")
+    target_texts: tuple[Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)], ...] = Field(
+        (), max_length=MAX_TARGETS, description="Phrases to cut out of captions, where the folder holds one caption per picture.")
+    base_text: str = Field("", max_length=MAX_TEXT, description="For pictures whose caption says nothing but the target.")
+    crop: Crop = Field("center", description="Which square of a picture is used; 'portrait' leaves more below than above.")
+    cache_gb: float = Field(8.0, ge=0, le=10_000, description="Disk that encoded pictures and texts may take; 0 keeps none.")
     name: Name = Field(description="Name of the customization that the run writes.")
     stage: Literal["both", "1", "2"] = "both"
     initial_customization: Name | None = Field(None, description="Weights that stage 2 starts from when stage is '2'.")
@@ -360,6 +366,18 @@ class FlowPretrainConfig(Schema):
     denoiser: ComponentConfig
 
 
+class RecogniserPretrainConfig(Schema):
+    """How the recogniser is trained, on the pictures of another preset."""
+
+    family: Literal["recogniser"]
+    base: Name = Field(description="The preset whose pictures it learns from, and whose autoencoder softens some of them.")
+    masks: int = Field(ge=1, description="How many of the pictures come with part masks.")
+    softened: int = Field(ge=1, description="How many of the pictures are also seen through the autoencoder.")
+    seed: int = Field(0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    recogniser: ComponentConfig
+
+
 class TextEncoderConfig(Schema):
     """A T5 encoder that is trained together with the denoiser, and its tokenizer."""
 
@@ -380,6 +398,7 @@ class ComponentConfig(Schema):
 
 PretrainConfig.model_rebuild()
 FlowPretrainConfig.model_rebuild()
+RecogniserPretrainConfig.model_rebuild()
 
 Model = TypeVar("Model", bound=Schema)
 
