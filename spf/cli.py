@@ -122,7 +122,7 @@ def dataset_check(folder: Path, as_json: Json = False) -> None:
 
 @dataset.command("render")
 def dataset_render(
-    attribute: Annotated[str, typer.Option(help="Held-out attribute, for example winter-hat.")],
+    attribute: Annotated[str, typer.Option(help="Held-out attribute, for example winter-hat; or all.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     count: Annotated[int, typer.Option()] = 64,
     seed: Annotated[int, typer.Option()] = 0,

@@ -13,23 +13,36 @@ from spf.errors import InvalidInput
 from spf.pocket import captions, renderer, world
 
 MAX_COUNT = 10_000
+ALL = "all"  # every held-out attribute in turn
 
 
 def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size: int = renderer.SIZE) -> Path:
-    """Write `count` pictures that show the target `attribute`, with metadata.jsonl. Same arguments, same bytes.
+    """Write `count` pictures that show the target `attribute` (or "all" in turn), with metadata.jsonl.
 
-    Raises InvalidInput for an unknown attribute or a count outside 1..10000, DataError if the folder is taken.
+    Same arguments, same bytes. Raises InvalidInput for an unknown attribute or a count outside 1..10000, DataError if the folder is taken.
     """
-    if attribute not in world.TARGETS:
-        raise InvalidInput("--attribute", f"'{attribute}' is not known; choose one of {', '.join(world.TARGETS)}")
+    if attribute not in (*world.TARGETS, ALL):
+        raise InvalidInput("--attribute", f"'{attribute}' is not known; choose one of {', '.join(world.TARGETS)}, or {ALL}")
     if not 1 <= count <= MAX_COUNT:
         raise InvalidInput("--count", f"must lie between 1 and {MAX_COUNT} (got {count})")
-    write_folder(folder, _pictures(attribute, count, seed, size))
+    write_folder(folder, examples(attribute, count, seed, size))
     return folder
 
 
-def _pictures(attribute: str, count: int, seed: int, size: int) -> Iterator[tuple[Image.Image, str, str]]:
+def training_caption(attribute: str, seed: int, index: int) -> str:
+    """The base text of the `index`-th picture that `render_folder` writes with these arguments."""
+    return _example(attribute, seed, index)[1]
+
+
+def examples(attribute: str, count: int, seed: int, size: int) -> Iterator[tuple[Image.Image, str, str]]:
+    """(picture, base text, target text) of each picture that `render_folder` writes."""
     for index in range(count):
-        rng = random.Random(f"dataset/{attribute}/{seed}/{index}")
-        portrait = world.sample_portrait(rng, attribute)
-        yield renderer.draw(portrait, size), captions.base_caption(portrait, rng), world.TARGETS[attribute].phrase
+        portrait, base_text = _example(attribute, seed, index)
+        yield renderer.draw(portrait, size), base_text, world.TARGETS[portrait.target].phrase
+
+
+def _example(attribute: str, seed: int, index: int) -> tuple[world.Portrait, str]:
+    rng = random.Random(f"dataset/{attribute}/{seed}/{index}")
+    target = list(world.TARGETS)[index % len(world.TARGETS)] if attribute == ALL else attribute
+    portrait = world.sample_portrait(rng, target)
+    return portrait, captions.base_caption(portrait, rng)

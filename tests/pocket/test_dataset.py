@@ -6,7 +6,7 @@ import pytest
 
 from spf.data.records import read_folder
 from spf.errors import DataError, InvalidInput
-from spf.pocket.dataset import render_folder
+from spf.pocket.dataset import render_folder, training_caption
 from spf.pocket.world import TARGETS
 
 
@@ -40,6 +40,12 @@ def test_metadata_is_the_imagefolder_convention(tmp_path):
     assert [set(json.loads(line)) for line in lines] == [{"file_name", "base_text", "target_text"}] * 2
 
 
+def test_all_attributes_in_turn(tmp_path):
+    records = read_folder(render_folder("all", len(TARGETS) + 1, tmp_path / "set", size=64))
+    assert [record.target_text for record in records[:-1]] == [target.phrase for target in TARGETS.values()]
+    assert records[-1].target_text == records[0].target_text and records[-1].base_text != records[0].base_text
+
+
 @pytest.mark.parametrize("attribute, count, field", [
     ("moustache", 3, "--attribute"), ("", 3, "--attribute"), ("turban", 0, "--count"), ("turban", -1, "--count"),
     ("turban", 10_001, "--count")])
@@ -54,3 +60,8 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     with pytest.raises(DataError, match="notes.txt"):
         render_folder("turban", 2, tmp_path, size=64)
     assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_captions_are_known_without_rendering(tmp_path):
+    records = read_folder(render_folder("mohawk", 3, tmp_path / "set", seed=4, size=64))
+    assert [record.base_text for record in records] == [training_caption("mohawk", 4, index) for index in range(3)]
