@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,6 +16,7 @@ from spf.method import losses as L
 from spf.method.attention import text_features
 from spf.method.control_map import alignment_weight, fine_control_map
 from spf.method.diffusion import diffusion_loss
+from spf.training.draws import own_rows
 
 Losses = dict[str, Tensor]  # weighted terms; their sum is what is minimised
 Report = dict[str, Tensor]  # only for logging
@@ -58,6 +59,7 @@ class DualPathStage:
     caption_dropout: float = 0.0  # D24
     base_only_prob: float = 0.0  # D25
     name: str = "stage2"
+    preservation_terms: ClassVar[tuple[str, ...]] = ("text", "fine")  # on held-out pictures, what a good run lowers
 
     def training_forward(self, batch: Examples, generator: Generator) -> tuple[Losses, Report]:
         objective, method = self.response.objective, self.method
@@ -130,7 +132,7 @@ def chosen(count: int, share: float, generator: Generator, device: torch.device)
     """A random `share` of `count` samples, (B,) bool; a share of 0 draws nothing from `generator`."""
     if share == 0:
         return torch.zeros(count, dtype=torch.bool, device=device)
-    return torch.rand(count, generator=generator).to(device) < share
+    return own_rows(lambda rows: torch.rand(rows, generator=generator), count, generator).to(device) < share
 
 
 def with_text_of(text: TextFeatures, other: TextFeatures, rows: Tensor) -> TextFeatures:
@@ -140,8 +142,9 @@ def with_text_of(text: TextFeatures, other: TextFeatures, rows: Tensor) -> TextF
 
 def _noised(backbone: Backbone, x_0: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, t and the noise in it (Algorithm 1 lines 9-10 and 20-21); drawn on the CPU, so a seed means the same anywhere."""
-    t = backbone.objective.sample_timesteps(len(x_0), generator, x_0.device)
-    noise = torch.randn(x_0.shape, generator=generator).to(x_0.device, x_0.dtype)
+    t = own_rows(lambda rows: backbone.objective.sample_timesteps(rows, generator, x_0.device), len(x_0), generator)
+    noise = own_rows(lambda rows: torch.randn(rows, *x_0.shape[1:], generator=generator), len(x_0), generator)
+    noise = noise.to(x_0.device, x_0.dtype)
     return backbone.objective.add_noise(x_0, noise, t), t, noise
 
 
