@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spf.config import ComponentConfig
-from spf.errors import TrainingError
+from spf.errors import Cancelled, TrainingError
 
 CHECKPOINT_SECONDS = 180
 LOG_STEPS = 50
@@ -42,34 +42,47 @@ class Progress:
 def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadline: float, device: torch.device) -> bool:
     """Train until done or until `deadline` (time.monotonic()). Returns whether it is done.
 
-    `component.network` then holds the averaged weights. State is kept in `folder`, so the next call goes on.
+    `component.network` then holds the averaged weights. State is kept in `folder`, so the next call goes on. Raises
+    Cancelled when it is interrupted; the last checkpoint is kept.
     """
     config, network = component.config, component.network.to(device)
-    steps = math.ceil(config.samples / config.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{component.name}.pt"
     progress = _resume(path, component, optimizer, average, device)
-    generator = torch.Generator(device)
-    started, saved = time.monotonic() - progress.seconds, time.monotonic()
     network.train()
-    bar = tqdm(total=steps, initial=progress.step, desc=component.name, unit="step", mininterval=5)
-    while progress.step < steps and time.monotonic() < deadline:
-        generator.manual_seed((seed * 1_000_003 + progress.step) % 2**63)
-        _step(component, optimizer, progress.step, generator, folder, device)
-        _blend(average, network, min(ema_decay, (1 + progress.step) / (10 + progress.step)))
-        progress.step += 1
-        progress.seconds = time.monotonic() - started
-        bar.update()
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save(path, component, optimizer, average, progress)
-            saved = time.monotonic()
-    bar.close()
-    _save(path, component, optimizer, average, progress)
+    try:
+        _train(component, optimizer, average, progress, path, seed, ema_decay, deadline, device)
+    except KeyboardInterrupt:
+        raise Cancelled(f"{component.name}: interrupted at step {progress.step}; the same command goes on from step "
+                        f"{progress_of(folder, component.name).step}, the last that was saved.") from None
     network.load_state_dict(average)
     network.eval()
-    return progress.step >= steps
+    return progress.step >= steps_of(config)
+
+
+def steps_of(config: ComponentConfig) -> int:
+    return math.ceil(config.samples / config.batch_size)
+
+
+def _train(component: Component, optimizer, average: dict[str, Tensor], progress: Progress, path: Path, seed: int,
+           ema_decay: float, deadline: float, device: torch.device) -> None:
+    """Steps with averaging and a checkpoint every few minutes; the last step is always saved."""
+    generator, steps = torch.Generator(device), steps_of(component.config)
+    started, saved = time.monotonic() - progress.seconds, time.monotonic()
+    with tqdm(total=steps, initial=progress.step, desc=component.name, unit="step", mininterval=5) as bar:
+        while progress.step < steps and time.monotonic() < deadline:
+            generator.manual_seed((seed * 1_000_003 + progress.step) % 2**63)
+            _step(component, optimizer, progress.step, generator, path.parent, device)
+            _blend(average, component.network, min(ema_decay, (1 + progress.step) / (10 + progress.step)))
+            progress.step += 1
+            progress.seconds = time.monotonic() - started
+            bar.update()
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(path, component, optimizer, average, progress)
+                saved = time.monotonic()
+    _save(path, component, optimizer, average, progress)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -126,11 +139,16 @@ def _save(path: Path, component: Component, optimizer, average, progress: Progre
             f"{component.name}: '{broken[0]}' is not finite at step {progress.step}; lower its learning_rate. "
             f"The checkpoint before it is still {path}.")
     staged = path.with_suffix(".partial")
-    torch.save({
-        "config": component.config.model_dump(mode="json"), "network": component.network.state_dict(),
-        "average": average, "optimizer": optimizer.state_dict(), "progress": vars(progress),
-    }, staged)
-    os.replace(staged, path)
+    try:
+        torch.save({
+            "config": component.config.model_dump(mode="json"), "network": component.network.state_dict(),
+            "average": average, "optimizer": optimizer.state_dict(), "progress": vars(progress),
+        }, staged)
+        os.replace(staged, path)
+    except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as RuntimeError
+        staged.unlink(missing_ok=True)
+        raise TrainingError(f"{component.name}: {path} cannot be written ({str(error).splitlines()[0]}); free some space. "
+                            "The checkpoint before it is intact, and the same command goes on from there.") from None
 
 
 def _resume(path: Path, component: Component, optimizer, average, device) -> Progress:

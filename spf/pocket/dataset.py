@@ -19,7 +19,8 @@ ALL = "all"  # every held-out attribute in turn
 def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size: int = renderer.SIZE) -> Path:
     """Write `count` pictures that show the target `attribute` (or "all" in turn), with metadata.jsonl.
 
-    Same arguments, same bytes. Raises InvalidInput for an unknown attribute or a count outside 1..10000, DataError if the folder is taken.
+    Same arguments, same bytes. Raises InvalidInput for an unknown attribute or a count outside 1..10000, DataError if
+    the folder is taken.
     """
     if attribute not in (*world.TARGETS, ALL):
         raise InvalidInput("--attribute", f"'{attribute}' is not known; choose one of {', '.join(world.TARGETS)}, or {ALL}")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from spf.config import ComponentConfig
-from spf.errors import TrainingError
+from spf.errors import Cancelled, TrainingError
 from spf.pocket import component as module
 from spf.pocket.component import Component, fit, learning_rate, progress_of
 
@@ -85,6 +85,47 @@ def test_a_crash_costs_no_more_than_what_was_done_since_the_last_checkpoint(tmp_
     assert 8 < progress_of(tmp_path / "crashed", "toy").step <= 13
     done, resumed = trained(toy(5), tmp_path / "crashed")
     assert done and same(resumed, straight)
+
+
+def test_interrupted_by_hand_it_says_where_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 10)
+    made = toy()
+    plain = made.loss
+    made.loss = lambda step, generator: plain(step, generator) if step < 13 else pytest.fail("later") if step > 13 else stop()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(Cancelled, match="toy: interrupted at step 13; the same command goes on from step (9|1[0-2])"):
+        trained(made, tmp_path)
+    done, resumed = trained(toy(5), tmp_path)
+    assert done and same(resumed, trained(toy(), tmp_path / "straight")[1])
+
+
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file")])
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, clock, monkeypatch, error):
+    trained(toy(), tmp_path, clock.now + 12)
+    before, save = (tmp_path / "toy.pt").read_bytes(), torch.save
+
+    def fail(state, path):
+        save(state, path)
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(TrainingError, match=r"toy.pt cannot be written \(.*free some space"):
+        trained(toy(), tmp_path)
+    assert (tmp_path / "toy.pt").read_bytes() == before and not list(tmp_path.glob("*.partial"))
+
+
+def test_averaged_weights_that_are_no_numbers_are_not_saved(tmp_path, clock):
+    trained(toy(), tmp_path, clock.now + 12)
+    before = (tmp_path / "toy.pt").read_bytes()
+    made = toy()
+    made.loss = lambda step, generator: (made.network[0].weight.sum() * float("nan"), {})
+    with pytest.raises(TrainingError, match="'0.weight' is not finite"):
+        trained(made, tmp_path)
+    assert (tmp_path / "toy.pt").read_bytes() == before
 
 
 def test_a_finished_component_is_not_trained_again(tmp_path):
