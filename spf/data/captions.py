@@ -11,6 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spf.config import MAX_TEXT
+from spf.data.problems import shown
+
 _ARTICLES = "a an the his her their its one".split()
 _JOINS = (
     "in with wearing wears holding holds on at under near against beside behind and has having sporting featuring showing"
@@ -24,6 +27,24 @@ _JOIN = re.compile(
     rf"\s*(?:{_MARK}+(?:{_AND}\s*)?(?:{_VERB})?|{_AND}\s*(?:{_VERB})?|{_VERB})\s*", re.IGNORECASE)
 _ARTICLE = re.compile(rf"(?:{'|'.join(_ARTICLES)})\s+", re.IGNORECASE)
 _SOUNDS_AS_VOWEL = re.compile(r"(?!eu|uni|use|one)[aeiou]", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture folder does not say itself when it holds one caption per picture instead of two texts."""
+
+    target_texts: tuple[str, ...] = ()  # the phrases to be taught
+    base_text: str = ""  # for pictures whose caption says nothing besides them, or that have none
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The two texts of a picture; `kind` and `message` say what is wrong with them, if anything."""
+
+    base_text: str
+    target_text: str
+    kind: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,29 @@ class _Part:
 
     join: str
     text: str
+
+
+def read_caption(caption: str, reading: Reading) -> Texts:
+    """Base and target text of a caption; an empty one stands for a picture that shows all targets and nothing else."""
+    if not reading.target_texts:
+        message = "has one caption, which does not say which words are to be taught; name them with --target"
+        return Texts(caption, "", "missing-target", message)
+    if len(caption) > MAX_TEXT:
+        return Texts("", "", "text-too-long", f"the caption has {len(caption):,} characters; use at most {MAX_TEXT:,}")
+    if not caption.strip():
+        if reading.base_text:
+            return Texts(reading.base_text, ", ".join(reading.target_texts))
+        return Texts("", "", "missing-caption", "has no caption; write one, or give one for all with --base-text")
+    split = split_caption(caption, reading.target_texts)
+    if not split.target_text:
+        wanted = " or ".join(f"'{shown(phrase, 40)}'" for phrase in reading.target_texts[:4])
+        message = f"the caption '{shown(caption, 60)}' does not say {wanted}; add it, or take the picture out"
+        return Texts(split.base_text, "", "caption-without-target", message)
+    base = split.base_text or reading.base_text
+    if not base:
+        message = "the caption names only the target; describe the rest too, or give a text for all with --base-text"
+        return Texts("", split.target_text, "caption-only-target", message)
+    return Texts(base, split.target_text)
 
 
 def split_caption(caption: str, target_phrases: Sequence[str]) -> SplitCaption:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from spf.data import metadata, pictures
+from spf.data import likeness, metadata, pictures
+from spf.data.captions import Reading
+from spf.data.layouts import Layout, read_layout
 from spf.data.metadata import EXAMPLE, METADATA, Row
+from spf.data.names import fold, leaves, pictures_below
 from spf.data.pictures import MINIMUM_SIZE, SUFFIXES, BadPicture, Facts
 from spf.data.problems import Problem, count, shown
 
-REMEDY = (
-    f"put {METADATA} into it with one line per picture: {EXAMPLE}; "
-    "`python -m spf dataset render --attribute winter-hat --count 16 --out DIR` writes an example")
 FEW_PICTURES = 8
 MANY_PHRASES = 8
 WARNINGS_SHOWN = 50
 
-_ALL_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+# (base text, target text) -> whether the model can use them, and what to say about them; None if they fit its window
+Window = Callable[[str, str], tuple[bool, str] | None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,9 @@ class Report:
     """What `check_folder` found. Problems forbid training, warnings do not."""
 
     folder: Path
+    layout: str = ""  # how the texts lie there: a Layout.kind
     pictures: int = 0  # rows that can be trained on
+    shown_per_epoch: int = 0  # the same, counted as often as their repeats say
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     targets: Mapping[str, int] = field(default_factory=dict)  # target phrase -> rows, the most frequent first
@@ -45,7 +46,8 @@ class Report:
     def to_text(self) -> str:
         """Some lines for a person; names every problem."""
         verdict = "ready to train" if self.ok else count(len(self.problems), "problem")
-        lines = [f"{shown(str(self.folder), 200)}: {count(self.pictures, 'usable picture')}, {verdict}."]
+        repeats = f", shown {self.shown_per_epoch:,} times per epoch" if self.shown_per_epoch != self.pictures else ""
+        lines = [f"{shown(str(self.folder), 200)}: {count(self.pictures, 'usable picture')}{repeats}, {verdict}."]
         if self.targets:
             phrases = [f"'{shown(phrase)}' ({number})" for phrase, number in list(self.targets.items())[:MANY_PHRASES]]
             lines.append(f"Target phrases ({len(self.targets)}): {', '.join(phrases)}")
@@ -59,8 +61,10 @@ class Report:
         """Everything, as plain values for JSON."""
         return {
             "folder": shown(str(self.folder), 4096),
+            "layout": self.layout,
             "ok": self.ok,
             "pictures": self.pictures,
+            "shown_per_epoch": self.shown_per_epoch,
             "problems": [problem.to_dict() for problem in self.problems],
             "warnings": [warning.to_dict() for warning in self.warnings],
             "targets": dict(self.targets),
@@ -69,60 +73,39 @@ class Report:
         }
 
 
-def check_folder(folder: Path, *, minimum_size: int = MINIMUM_SIZE) -> Report:
+def check_folder(folder: Path, *, minimum_size: int = MINIMUM_SIZE, reading: Reading = Reading(),
+                 window: Window | None = None) -> Report:
     """Look at every line and every picture of a folder. Never raises for what is in it.
 
-    `minimum_size` is the shortest side, in pixels, that a picture may have.
+    `minimum_size` is the shortest side, in pixels, that a picture may have. `reading` says what captions are split by,
+    `window` whether the model's text encoder can read a pair of texts.
     """
-    return examine(folder, minimum_size)[0]
+    return examine(folder, minimum_size, reading, window)[0]
 
 
-def examine(folder: Path, minimum_size: int) -> tuple[Report, list[tuple[Path, Row]]]:
+def examine(folder: Path, minimum_size: int, reading: Reading = Reading(),
+            window: Window | None = None) -> tuple[Report, list[tuple[Path, Row]]]:
     """The report, and (path of the picture, row) of each row that has no problem."""
-    root = _root(Path(folder))
-    if isinstance(root, Problem):
-        return Report(folder, problems=(root,)), []
-    try:
-        rows, problems = metadata.read_rows(root / METADATA)
-    except OSError as error:
-        return Report(folder, problems=(_unreadable(error),)), []
-    check = _Check(root, minimum_size, rows, problems)
+    layout = read_layout(Path(folder), reading)
+    if not layout.kind:
+        return Report(folder, problems=tuple(layout.problems), warnings=tuple(layout.warnings)), []
+    check = _Check(layout, minimum_size, window)
     check.run()
-    return check.report(folder), [(root / row.file_name, row) for row in check.usable()]
-
-
-def _root(folder: Path) -> Path | Problem:
-    """The folder that holds metadata.jsonl, which may be the subfolder 'train', or why there is none."""
-    name = shown(str(folder), 200)
-    if not os.path.isdir(folder):  # pathlib's is_dir raises for names that are too long
-        what = "is not a folder; name the folder that holds the pictures" if os.path.exists(folder) else (
-            "does not exist; name a folder of pictures")
-        return Problem("", 0, "missing-folder", f"folder '{name}' {what}")
-    for root in (folder, folder / "train"):
-        if os.path.isfile(root / METADATA):
-            return root
-    try:
-        entries = os.listdir(folder)
-    except OSError as error:
-        return _unreadable(error)
-    if not entries:
-        return Problem("", 0, "empty-folder", f"folder '{name}' is empty; {REMEDY}")
-    found = count(sum(entry.lower().endswith(_ALL_SUFFIXES) for entry in entries), "picture")
-    return Problem("", 0, "missing-metadata", f"folder '{name}' holds {found} and no {METADATA}; {REMEDY}")
+    return check.report(folder), [(layout.root / row.file_name, row) for row in check.usable()]
 
 
 class _Check:
     """The state of one check: what was found so far."""
 
-    def __init__(self, root: Path, minimum_size: int, rows: list[Row], problems: list[Problem]):
-        self.root = root
+    def __init__(self, layout: Layout, minimum_size: int, window: Window | None):
+        self.layout, self.root, self.rows = layout, layout.root, layout.rows
         self.minimum_size = minimum_size
-        self.rows = rows
-        self.problems = problems
-        self.warnings: list[Problem] = []
+        self.window = window
+        self.problems = list(layout.problems)
+        self.warnings = list(layout.warnings)
         self.facts: dict[str, Facts | Problem] = {}  # by normalised file name
-        self.on_disk = sorted(_pictures_below(root))
-        self.folded = {_fold(name): name for name in self.on_disk}
+        self.on_disk = pictures_below(self.root)
+        self.folded = {fold(name): name for name in self.on_disk}
 
     def run(self) -> None:
         if not self.rows and not self.problems:
@@ -130,24 +113,28 @@ class _Check:
         for row in self.rows:
             self._picture(row)
         self._repeated_rows()
+        self._texts_and_window()
         self._target_in_base()
+        self._animations()
         self._same_content()
+        self._nearly_same_content()
         self._colliding_names()
         self._unlisted()
         self._whole_set()
         self.problems.sort(key=lambda problem: problem.line)
 
     def usable(self) -> list[Row]:
-        """Rows without a problem on their line."""
-        bad = {problem.line for problem in self.problems}
-        return [row for row in self.rows if row.line not in bad]
+        """Rows without a problem on their line, or with their file where no line lists it."""
+        bad = {_place(problem.line, problem.file) for problem in self.problems}
+        return [row for row in self.rows if _place(row.line, row.file_name) not in bad]
 
     def report(self, folder: Path) -> Report:
         usable = self.usable()
         sizes = sorted((self._size(row) for row in usable), key=lambda size: size[0] * size[1])
         targets = Counter(row.target_text for row in usable)
         return Report(
-            folder, len(usable), tuple(self.problems), tuple(self.warnings), dict(targets.most_common()),
+            folder, self.layout.kind, len(usable), sum(row.repeats for row in usable), tuple(self.problems),
+            tuple(self.warnings), dict(targets.most_common()),
             sizes[0] if sizes else None, sizes[-1] if sizes else None)
 
     def _picture(self, row: Row) -> None:
@@ -161,7 +148,7 @@ class _Check:
 
     def _inspect(self, row: Row) -> Facts | Problem:
         path = self.root / row.file_name
-        if _leaves(self.root, row.file_name):
+        if leaves(self.root, row.file_name):
             message = "points outside the folder; move the picture into it and name it relative to the folder"
             return Problem(row.file_name, row.line, "escapes-folder", message)
         try:
@@ -177,7 +164,7 @@ class _Check:
 
     def _similar(self, name: str) -> str:
         """Which file was probably meant: names differ in upper case, or in how an accent is stored, across systems."""
-        wanted = _fold(posixpath.normpath(name.replace("\\", "/")))
+        wanted = fold(posixpath.normpath(name.replace("\\", "/")))
         return f" (there is '{shown(self.folded[wanted])}')" if wanted in self.folded else ""
 
     def _repeated_rows(self) -> None:
@@ -192,6 +179,33 @@ class _Check:
                 self._warn(row, "repeated-picture", f"is listed on line {earlier[0].line} already, with other texts")
             earlier.append(row)
 
+    def _texts_and_window(self) -> None:
+        for row in self.usable() if self.window else []:
+            found = self.window(row.base_text, row.target_text)
+            if found is None:
+                continue
+            usable, message = found
+            if usable:
+                self._warn(row, "text-cut", message)
+            else:
+                self.problems.append(Problem(row.file_name, row.line, "text-too-long-for-model", message))
+
+    def _animations(self) -> None:
+        for row in self.rows:
+            facts = self.facts[_key(row)]
+            if isinstance(facts, Facts) and facts.frames > 1:
+                self._warn(row, "animated", f"is an animation of {facts.frames:,} frames; only the first one is used")
+
+    def _nearly_same_content(self) -> None:
+        distinct = {facts.digest: (row, facts) for row in reversed(self.rows)
+                    if isinstance(facts := self.facts[_key(row)], Facts)}
+        rows = sorted(distinct.values(), key=lambda found: self.rows.index(found[0]))
+        for second, first in likeness.near_pairs([facts.likeness for _, facts in rows]):
+            row, other = rows[second][0], rows[first][0]
+            where = f" (line {other.line})" if other.line else ""
+            message = f"looks almost the same as {shown(other.file_name)}{where}; keep one unless both are wanted"
+            self._warn(row, "near-duplicate", message)
+
     def _target_in_base(self) -> None:
         for row in self.usable():
             if metadata.names_target(row.base_text, row.target_text):
@@ -205,13 +219,14 @@ class _Check:
                 continue
             other = first.setdefault(facts.digest, row)
             if _key(other) != _key(row):
-                message = f"is the same picture as {shown(other.file_name)} (line {other.line}); keep one of them"
+                where = f" (line {other.line})" if other.line else ""
+                message = f"is the same picture as {shown(other.file_name)}{where}; keep one of them"
                 self._warn(row, "duplicate-picture", message)
 
     def _colliding_names(self) -> None:
         first: dict[str, str] = {}
         for row in self.rows:
-            other = first.setdefault(_fold(_key(row)), _key(row))
+            other = first.setdefault(fold(_key(row)), _key(row))
             if other != _key(row):
                 message = f"differs from {shown(other)} only in upper case or accents; not every system keeps both"
                 self._warn(row, "colliding-names", message)
@@ -220,7 +235,7 @@ class _Check:
         listed = {_key(row) for row in self.rows}
         for name in self.on_disk:
             if name not in listed:
-                self.warnings.append(Problem(name, 0, "unlisted", f"is not listed in {METADATA} and will not be used"))
+                self.warnings.append(Problem(name, 0, "unlisted", "is not listed and will not be used"))
 
     def _whole_set(self) -> None:
         usable = self.usable()
@@ -241,23 +256,6 @@ class _Check:
         return facts.size
 
 
-def _pictures_below(root: Path) -> Iterator[str]:
-    """Names, relative to root and with '/', of what looks like a picture; hidden files and linked folders left out."""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in names:
-            if name.lower().endswith(_ALL_SUFFIXES) and not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
-
-
-def _leaves(root: Path, name: str) -> bool:
-    """Whether a file name is absolute, climbs, or is a link to somewhere outside root; Windows spellings included."""
-    windows = PureWindowsPath(name)  # knows '/', '\', drives and shares
-    if windows.root or ".." in windows.parts:
-        return True
-    return not Path(os.path.realpath(root / name)).is_relative_to(os.path.realpath(root))
-
-
 def _key(row: Row) -> str:
     return posixpath.normpath(row.file_name)
 
@@ -266,12 +264,8 @@ def _texts(row: Row) -> tuple[str, str]:
     return row.base_text, row.target_text
 
 
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _unreadable(error: OSError) -> Problem:
-    return Problem("", 0, "unreadable", f"{shown(str(error), 200)}; check the folder's permissions")
+def _place(line: int, file: str) -> int | str:
+    return line or file
 
 
 def _section(title: str, problems: tuple[Problem, ...], limit: int) -> list[str]:

@@ -1,4 +1,7 @@
-"""metadata.jsonl, the imagefolder convention with two text columns: its rows, and the rules for the two texts."""
+"""metadata.jsonl, the imagefolder convention with two text columns: its rows, and the rules for the two texts.
+
+A row may instead hold one caption in the column "text", as public data sets do; then `Reading` says what the target is.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from spf.config import MAX_TEXT
+from spf.data.captions import Reading, read_caption
 from spf.data.problems import Problem, shown
 from spf.method.phrases import split_phrases
 
 METADATA = "metadata.jsonl"
 KEYS = ("file_name", "base_text", "target_text")
+CAPTION, REPEATS = "text", "repeats"  # further columns that are read
+MAX_REPEATS = 1000
 EXAMPLE = (
     '{"file_name": "a.png", "base_text": "a portrait of a person with red hair", "target_text": "a winter hat"}')
 MAX_METADATA_BYTES = 64 * 2**20
@@ -26,15 +32,16 @@ _JSON_TYPES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of metadata.jsonl; white space in the texts is normalised, and a text that is no text is ""."""
+    """One picture and its texts; white space in them is normalised, and a text that is no text is ""."""
 
-    line: int
+    line: int  # of metadata.jsonl, from 1; 0 where the texts come from elsewhere
     file_name: str
     base_text: str
     target_text: str
+    repeats: int = 1  # how often an epoch shows the picture
 
 
-def read_rows(path: Path) -> tuple[list[Row], list[Problem]]:
+def read_rows(path: Path, reading: Reading = Reading()) -> tuple[list[Row], list[Problem]]:
     """Every line that names a file, and what is wrong with the lines; OSError if the file itself cannot be read.
 
     A row may be listed although its line also has a problem: its picture can then still be looked at.
@@ -49,13 +56,13 @@ def read_rows(path: Path) -> tuple[list[Row], list[Problem]]:
     rows, problems = [], []
     for line, text in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if text.strip():
-            row, found = read_row(line, text)
+            row, found = read_row(line, text, reading)
             problems += found
             rows += [row] if row else []
     return rows, problems
 
 
-def read_row(line: int, text: bytes) -> tuple[Row | None, list[Problem]]:
+def read_row(line: int, text: bytes, reading: Reading = Reading()) -> tuple[Row | None, list[Problem]]:
     """One line; no row if it does not name a file."""
     try:
         values = json.loads(text.decode("utf-8"))
@@ -66,15 +73,29 @@ def read_row(line: int, text: bytes) -> tuple[Row | None, list[Problem]]:
         return None, [Problem("", line, "bad-json", f"is not valid JSON ({shown(reason)}); {_NEEDS}")]
     if not isinstance(values, dict):
         return None, [Problem("", line, "not-an-object", f"is not a JSON object; {_NEEDS}")]
-    complaints = _complaints(values, KEYS)
+    values, complaints = _with_two_texts(values, reading)
     name, base, target = (value if isinstance(value := values.get(key), str) else "" for key in KEYS)
-    row = Row(line, name, clean(base), clean(target)) if _complaint(values, "file_name") is None else None
+    repeats = 1 if _repeats_complaints(values) else values.get(REPEATS, 1)
+    row = Row(line, name, clean(base), clean(target), repeats) if _complaint(values, "file_name") is None else None
     return row, [Problem(name, line, kind, message) for kind, message in complaints]
 
 
-def to_line(file_name: str, base_text: str, target_text: str) -> str:
+def _with_two_texts(values: dict[str, Any], reading: Reading) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The values with base and target text, and (kind, message) of everything that is wrong with them."""
+    complaints = _repeats_complaints(values)
+    if not isinstance(values.get(CAPTION), str) or not values.keys().isdisjoint(KEYS[1:]):
+        return values, complaints + _complaints(values, KEYS)
+    texts = read_caption(clean(values[CAPTION]), reading)
+    values = values | {"base_text": texts.base_text, "target_text": texts.target_text}
+    if not texts.kind:
+        return values, complaints + _complaints(values, KEYS)
+    return values, complaints + [(texts.kind, texts.message), *_complaints(values, KEYS[:1])]
+
+
+def to_line(file_name: str, base_text: str, target_text: str, repeats: int = 1) -> str:
     """One line of metadata.jsonl, line feed included."""
-    return json.dumps(dict(zip(KEYS, (file_name, base_text, target_text), strict=True)), ensure_ascii=False) + "\n"
+    values: dict[str, Any] = dict(zip(KEYS, (file_name, base_text, target_text), strict=True))
+    return json.dumps(values | ({REPEATS: repeats} if repeats != 1 else {}), ensure_ascii=False) + "\n"
 
 
 def clean(text: str) -> str:
@@ -95,10 +116,17 @@ def names_target(base_text: str, target_text: str) -> bool:
 
 def _complaints(values: dict[str, Any], keys: tuple[str, ...]) -> list[tuple[str, str]]:
     found = {key: complaint for key in keys if (complaint := _complaint(values, key))}
-    if found.keys().isdisjoint(KEYS[1:]) and _plain(values["base_text"]) == _plain(values["target_text"]):
+    if KEYS[1] in keys and found.keys().isdisjoint(KEYS[1:]) and _plain(values["base_text"]) == _plain(values["target_text"]):
         message = "'target_text' equals 'base_text'; write only what should change"
         found["target_text"] = ("target-equals-base", message)
     return list(found.values())
+
+
+def _repeats_complaints(values: dict[str, Any]) -> list[tuple[str, str]]:
+    repeats = values.get(REPEATS, 1)
+    if type(repeats) is int and 1 <= repeats <= MAX_REPEATS:
+        return []
+    return [("bad-repeats", f"'{REPEATS}' must be a whole number from 1 to {MAX_REPEATS}")]
 
 
 def _complaint(values: dict[str, Any], key: str) -> tuple[str, str] | None:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from spf.data.likeness import Likeness, likeness_of
 from spf.data.problems import shown
 from spf.errors import DataError
 
@@ -51,6 +52,8 @@ class Facts:
     format: str  # a key of SUFFIXES
     size: tuple[int, int]  # (width, height) in pixels, as stored
     digest: bytes  # SHA-256 of the file
+    likeness: Likeness  # for finding pictures that look alike
+    frames: int = 1  # of an animation; only the first is ever used
 
 
 def inspect_picture(path: Path, minimum_size: int = MINIMUM_SIZE) -> Facts:
@@ -58,11 +61,12 @@ def inspect_picture(path: Path, minimum_size: int = MINIMUM_SIZE) -> Facts:
     with _opened(path) as image:
         size = image.size
         refuse_small(image, path.name, minimum_size)
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a JPEG with a preview
         image.draft(None, (2 * minimum_size, 2 * minimum_size))
-        _plain(image)
+        seen = likeness_of(_plain(image))
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").digest()
-        return Facts("JPEG" if image.format == "MPO" else str(image.format), size, digest)
+        return Facts("JPEG" if image.format == "MPO" else str(image.format), size, digest, seen, frames)
 
 
 def load_picture(path: Path, resolution: int) -> Image.Image:
@@ -119,8 +123,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         try:
             with Image.open(stream, formats=list(SUFFIXES)) as image:
                 refuse_huge(image.size, path.name)
-                if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a JPEG with a preview
-                    raise BadPicture(path.name, "animated", "is an animation; save one frame as PNG or JPEG")
                 yield image
         except BadPicture:
             raise

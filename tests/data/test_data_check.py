@@ -17,6 +17,7 @@ from PIL import Image
 from spf.config import MAX_TEXT
 from spf.data.check import check_folder
 from spf.data.metadata import KEYS, METADATA, read_row
+from spf.data.pictures import load_picture
 from spf.data.records import Record, read_folder
 from spf.errors import DataError
 
@@ -302,10 +303,14 @@ def test_a_suffix_that_does_not_fit(picture_set, picture, row, name, format):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_animations(picture_set, picture, row, suffix):
+def test_the_first_frame_of_an_animation_is_used_and_said_to_be(picture_set, picture, row, suffix):
     folder = picture_set(row(f"x{suffix}"))
-    picture(9).save(folder / f"x{suffix}", save_all=True, append_images=[picture(10)])
-    assert the_problem(folder).kind == "animated"
+    frames = [Image.new("RGB", (96, 80), "blue"), picture(11)]
+    Image.new("RGB", (96, 80), "red").save(folder / f"x{suffix}", save_all=True, append_images=frames, lossless=True)
+    report = check_folder(folder)
+    assert report.ok and [(warning.kind, warning.line) for warning in report.warnings] == [("animated", 9)]
+    assert "3 frames" in report.warnings[0].message
+    assert load_picture(folder / f"x{suffix}", 64).getpixel((30, 30)) == (255, 0, 0)
 
 
 def test_too_small(picture_set, picture, row):
