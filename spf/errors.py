@@ -33,5 +33,21 @@ class TrainingError(SpfError):
     """Training cannot start or go on, for example because a loss became NaN."""
 
 
+class DiskFull(TrainingError):
+    """A file of a run does not fit the disk. What was there before is as it was."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is missing or damaged, or a file of it cannot be written."""
+
+
+class ResumeRefused(SpfError):
+    """A run cannot go on as asked, because what it was started with is no longer the same."""
+
+
 class Cancelled(SpfError):
     """The caller asked to stop."""
+
+
+class Paused(Cancelled):
+    """The caller asked to stop and to go on later; where the work stands is saved."""

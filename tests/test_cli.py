@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spf import cli, config, library
-from spf.training import run as run_module
+from spf.training import preview
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE = "a person, with red hair"
@@ -20,7 +20,7 @@ FILES = ["customized.png", "maps.npz", "original.png", "result.json", "sfcm.png"
 def spf(tiny, monkeypatch, capsys, tmp_path):
     """spf("generate", ...): (exit status, standard output, standard error) of the command line, in this process."""
     monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(run_module, "PREVIEW_STEPS", 1)
+    monkeypatch.setattr(preview, "PREVIEW_STEPS", 1)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["spf", *arguments])
@@ -143,7 +143,7 @@ def test_bad_input_to_train_is_status_2_and_leaves_nothing(spf, picture_folder, 
 
 
 def test_a_run_that_is_cancelled_is_status_1(spf, picture_folder, spf_home, monkeypatch):
-    monkeypatch.setattr("spf.training.run_folder.RunFolder.cancel_requested", lambda self: True)
+    monkeypatch.setattr("spf.training.run_folder.RunFolder.requests", lambda self: ("cancel",))
     status, out, err = train(spf, "--data", str(picture_folder), "--name", "hat")
     assert (status, out) == (1, "") and err.splitlines()[-1] == "error: Training was cancelled."
     assert not (spf_home / "customizations").exists()

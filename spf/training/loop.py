@@ -1,93 +1,222 @@
-"""The training loop. It knows no equation: stage -> backward -> clip -> step -> log."""
+"""The training loop. It knows no equation: stage -> backward -> clip -> step -> watch."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from spf.backbones.trainables import Learner, learning
 from spf.config import StageConfig
 from spf.data.batches import Examples, rows
-from spf.errors import Cancelled, TrainingError
+from spf.errors import Cancelled, Paused
 from spf.method.losses import total_loss
-from spf.training.stages import Stage, set_trainable
+from spf.training.checkpoint import Checkpoint
+from spf.training.devices import accelerator_for, from_first
+from spf.training.draws import Draws
+from spf.training.ledger import DivergenceGuard, Ledger
+from spf.training.stages import Stage
+
+Request = Literal["cancel", "pause", "save", "sample"]
+VALIDATION_SEED = 1_234_567  # held-out pictures meet the same noise every time
+
+
+@dataclass(frozen=True, eq=False)
+class StageState:
+    """A stage between two steps: with the configuration, all that its future depends on."""
+
+    stage: Stage
+    step: int  # steps done in this stage
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    validations: tuple[float, ...]
 
 
 @dataclass
 class Watch:
-    """What the loop reports, and to whom. All callables are optional; none may touch the model's gradients."""
+    """What the loop reports and to whom, and who may ask it for something. None may touch the model's gradients."""
 
     on_log: Callable[[dict[str, Any]], None] = lambda values: None
     on_step: Callable[[str, int], None] = lambda stage, step: None  # after every step
-    on_sample: Callable[[Stage, int], None] = lambda stage, step: None  # every `sample_every` steps
-    is_cancelled: Callable[[], bool] = lambda: False
+    on_sample: Callable[[Stage, int], None] = lambda stage, step: None
+    on_checkpoint: Callable[[StageState], None] = lambda state: None
+    requests: Callable[[], Collection[Request]] = tuple  # looked at before every step
+    held_out: Examples | None = None  # pictures that are never trained on
     log_every: int = 1
     sample_every: int = 50
-    first_step: int = field(default=0)  # steps of earlier stages, so that step numbers go on
+    validate_every: int = 50
+    checkpoint_every: int = 0
+    early_stop_patience: int = 0
+    divergence_factor: float = 0.0
+    first_step: int = 0  # steps of earlier stages, so that step numbers go on
 
 
-def steps_of(config: StageConfig, examples: int) -> int:
+def steps_of(config: StageConfig, examples: int, processes: int = 1) -> int:
     """How many steps a stage takes over so many pictures."""
-    return config.max_train_steps or math.ceil(examples * config.num_train_epochs / config.train_batch_size)
+    return config.max_train_steps or math.ceil(examples * config.num_train_epochs / global_batch(config, processes))
 
 
-def train_stage(stage: Stage, examples: Examples, config: StageConfig, seed: int, watch: Watch) -> None:
-    """Train `stage.response` in place. Raises Cancelled, or TrainingError when a loss is not finite."""
-    accelerator = Accelerator(cpu=examples.latents.device.type == "cpu")
-    parameters = set_trainable(stage.response, config.trainable)
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay, fused=True)
-    generator, steps, started = torch.Generator(), steps_of(config, len(examples)), time.perf_counter()
+def global_batch(config: StageConfig, processes: int = 1) -> int:
+    """Samples per step over all devices (D23 counts those of one device)."""
+    return config.train_batch_size * config.gradient_accumulation_steps * processes
+
+
+def train_stage(stage: Stage, examples: Examples, config: StageConfig, seed: int, watch: Watch,
+                accelerator: Accelerator | None = None, resumed: Checkpoint | None = None) -> None:
+    """Train `stage.response` in place, from its first step or from a checkpoint of this stage.
+
+    Raises Cancelled, Paused (after a checkpoint), or TrainingError when a loss is not finite or runs away.
+    """
+    accelerator = accelerator or accelerator_for(examples.latents.device)
+    steps = steps_of(config, len(examples), accelerator.num_processes)
     try:
-        for step in tqdm(range(steps), desc=stage.name, unit="step", mininterval=1):
-            if watch.is_cancelled():
-                raise Cancelled("Training was cancelled.")
-            generator.manual_seed((seed * 1_000_003 + step) % 2**63)  # noise and timesteps depend on (seed, step) only
-            batch = examples[rows(seed, step, len(examples), config.train_batch_size)]
-            _set_learning_rate(optimizer, config, step)
-            values = _step(accelerator, stage, batch, generator, optimizer, config.max_grad_norm)
-            if step % watch.log_every == 0 or step + 1 == steps:
-                seconds = (time.perf_counter() - started) / (step + 1)
-                watch.on_log(_logged(stage.name, watch.first_step + step, values, seconds, optimizer))
-            watch.on_step(stage.name, watch.first_step + step + 1)
-            if (step + 1) % watch.sample_every == 0 or step + 1 == steps:
-                watch.on_sample(stage, watch.first_step + step + 1)
+        with learning(stage.response, config, steps, seed) as learner:
+            _Training(stage, examples, config, seed, watch, accelerator, learner, steps, resumed).run()
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+        accelerator.free_memory()
 
 
-def _step(accelerator: Accelerator, stage: Stage, batch: Examples, generator: torch.Generator,
-          optimizer: torch.optim.Optimizer, max_grad_norm: float) -> dict[str, torch.Tensor]:
-    losses, report = stage.training_forward(batch, generator)
-    total = total_loss(losses)
-    accelerator.backward(total)
-    norm = accelerator.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    terms = {f"{name}_loss": value.detach() for name, value in losses.items()}
-    return {"loss": total.detach(), **terms, "grad_norm": norm, **report}
+class _Forward(nn.Module):
+    """A stage as the module whose gradients accelerate averages over devices."""
+
+    def __init__(self, stage: Stage, learner: Learner):
+        super().__init__()
+        self.denoiser, self._stage, self._learner = stage.response.denoiser, stage, learner
+
+    def forward(self, batch: Examples, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        losses, report = self._stage.training_forward(batch, generator)
+        return losses | self._learner.losses(), report
 
 
-def _set_learning_rate(optimizer, config: StageConfig, step: int) -> None:
-    warm = min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
+class _Training:
+    """One stage on its way. What a step sees and draws is a function of (seed, step) and the global batch alone."""
+
+    def __init__(self, stage: Stage, examples: Examples, config: StageConfig, seed: int, watch: Watch,
+                 accelerator: Accelerator, learner: Learner, steps: int, resumed: Checkpoint | None):
+        self.stage, self.examples, self.config, self.seed, self.watch = stage, examples, config, seed, watch
+        self.accelerator, self.learner, self.steps = accelerator, learner, steps
+        self.optimizer = torch.optim.AdamW(
+            learner.parameters.values(), lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay, fused=True)
+        self.forward = accelerator.prepare(_Forward(stage, learner))
+        self.ledger = Ledger(
+            stage.name, watch.first_step, watch.on_log, DivergenceGuard(watch.divergence_factor), accelerator)
+        self.done, self.saved, self.validations = 0, -1, ()
+        if resumed is not None:
+            self._go_on_from(resumed)
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        checkpoint.restore_weights(self.stage.response.denoiser)
+        checkpoint.restore_optimizer(self.optimizer, self.learner.parameters)
+        self.learner.restore(checkpoint.learner())
+        checkpoint.restore_random()
+        self.done = self.saved = checkpoint.position.stage_step
+        self.validations = checkpoint.position.validations
+
+    def run(self) -> None:
+        show = tqdm(total=self.steps, initial=self.done, desc=self.stage.name, unit="step", mininterval=1,
+                    disable=not self.accelerator.is_main_process)
+        with show:
+            while self.done < self.steps and not self._has_stopped_improving():
+                self._obey(from_first(tuple(self.watch.requests()), self.accelerator))
+                self._one_step()
+                show.update()
+
+    def _obey(self, requests: Collection[Request]) -> None:
+        if "cancel" in requests:
+            raise Cancelled("Training was cancelled.")
+        if "save" in requests or "pause" in requests:
+            self._save()
+        if "pause" in requests:
+            raise Paused(f"Training is paused after step {self.watch.first_step + self.done}; resume it to go on.")
+        if "sample" in requests:
+            self.watch.on_sample(self.stage, self.watch.first_step + self.done)
+
+    def _one_step(self) -> None:
+        step, watch = self.done, self.watch
+        learning_rate = _set_learning_rate(self.optimizer, self.config, step)
+        values = self._update(step)
+        self.done = step + 1
+        last = self.done == self.steps
+        measured = self._validate() if last or self.done % watch.validate_every == 0 else {}
+        wanted = last or bool(measured) or step % watch.log_every == 0
+        self.ledger.add(step, values, learning_rate, wanted, measured)
+        watch.on_step(self.stage.name, watch.first_step + self.done)
+        last = last or self._has_stopped_improving()
+        if last or self.done % watch.sample_every == 0:
+            watch.on_sample(self.stage, watch.first_step + self.done)
+        if watch.checkpoint_every and (last or self.done % watch.checkpoint_every == 0):
+            self._save()
+        if last:
+            self.ledger.look()
+
+    def _update(self, step: int) -> dict[str, Tensor]:
+        """One optimizer step over the global batch; the mean of this device's numbers."""
+        batches, processes = self.config.gradient_accumulation_steps, self.accelerator.num_processes
+        parts, sums = batches * processes, {}
+        for index in range(batches):
+            part = index * processes + self.accelerator.process_index
+            chosen = rows(self.seed, step * parts + part, len(self.examples), self.config.train_batch_size)
+            draws = Draws.of_step(self.seed, step, part, parts)
+            with nullcontext() if index + 1 == batches else self.accelerator.no_sync(self.forward):
+                losses, report = self.forward(self.examples[chosen], draws)
+                total = total_loss(losses)
+                self.accelerator.backward(total / batches)
+            terms = {f"{name}_loss": value for name, value in losses.items()}
+            for name, value in {"loss": total, **terms, **report}.items():
+                sums[name] = sums.get(name, 0) + value.detach() / batches
+        norm = self.accelerator.clip_grad_norm_(self.learner.parameters.values(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.learner.after_step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return sums | {"grad_norm": norm}
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """The losses on held-out pictures, always under the same noise; every process computes the same."""
+        held_out, size = self.watch.held_out, self.config.train_batch_size
+        if held_out is None:
+            return {}
+        sums: dict[str, Tensor] = {}
+        for start in range(0, len(held_out), size):
+            batch = held_out[range(start, min(start + size, len(held_out)))]
+            with self.accelerator.autocast():
+                losses, _ = self.stage.training_forward(batch, Draws.of_step(VALIDATION_SEED, start))
+            for name, value in {"": total_loss(losses), **losses}.items():
+                sums[name] = sums.get(name, 0) + value * (len(batch) / len(held_out))
+        means = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        result = {"validation_loss": means[""], "validation_diff": means.get("diff", means[""])}
+        if terms := [means[name] for name in getattr(self.stage, "preservation_terms", ()) if name in means]:
+            result["validation_preservation"] = sum(terms)
+            self.validations = (*self.validations, sum(terms))
+        return result
+
+    def _has_stopped_improving(self) -> bool:
+        return has_stopped_improving(self.validations, self.watch.early_stop_patience)
+
+    def _save(self) -> None:
+        """A checkpoint of the state between two steps, once everything before it is known to be sound."""
+        self.ledger.look()
+        if self.saved != self.done:
+            self.watch.on_checkpoint(StageState(self.stage, self.done, self.learner, self.optimizer, self.validations))
+            self.saved = self.done
+
+
+def has_stopped_improving(losses: Collection[float], patience: int) -> bool:
+    """Whether none of the last `patience` losses was below all earlier ones; never for a patience of 0."""
+    losses = list(losses)
+    return 0 < patience < len(losses) and min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, config: StageConfig, step: int) -> float:
+    warm = config.learning_rate * min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * warm
-
-
-def _logged(stage: str, step: int, values: dict[str, torch.Tensor], seconds: float, optimizer) -> dict[str, Any]:
-    """One line of metrics: the only place where numbers leave the device. Raises TrainingError naming the broken term."""
-    numbers = {name: float(value) for name, value in values.items()}
-    broken = [name for name, value in numbers.items() if not math.isfinite(value)]
-    if broken:
-        raise TrainingError(
-            f"{stage}, step {step}: {', '.join(broken)} is not a finite number; lower the learning rate of this stage.")
-    return {"stage": stage, "step": step, **{name: round(value, 6) for name, value in numbers.items()},
-            "lr": optimizer.param_groups[0]["lr"], "seconds_per_step": round(seconds, 4)}
+        group["lr"] = warm
+    return warm

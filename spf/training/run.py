@@ -1,46 +1,85 @@
-"""One training run from pictures to a customization: check, encode once, stage 1, stage 2, save."""
+"""One training run from pictures to a customization: check, encode once, stage 1, stage 2, save. It can go on later."""
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from spf import config as cfg
 from spf.backbones import checkpoints
 from spf.backbones.base import Backbone
+from spf.backbones.parallel_attention import install_for
 from spf.clip import Clip
-from spf.config import GenerationRequest, ModelPreset, TrainConfig
+from spf.config import ModelPreset, StageConfig, TrainConfig
 from spf.data.batches import Examples
-from spf.data.records import Record, read_folder
-from spf.errors import Cancelled, SpfError
-from spf.generation.pair import Pair
+from spf.data.records import Record, read_training_set
+from spf.errors import Cancelled, DiskFull, Paused, SpfError
+from spf.files import is_disk_full
 from spf.library import Customization, CustomizationCard
 from spf.method.phrases import join_prompt
+from spf.training import checkpoint, identity
+from spf.training.checkpoint import Checkpoint, Position
+from spf.training.devices import accelerator_for, process_count, process_rank
 from spf.training.examples import prepare
-from spf.training.loop import Watch, steps_of, train_stage
+from spf.training.loop import StageState, Watch, global_batch, steps_of, train_stage
+from spf.training.preview import Preview
+from spf.training.reports import reporter, require_reporter
 from spf.training.run_folder import RunFolder, RunStatus
 from spf.training.stages import DualPathStage, FineTuneStage, Stage
 
-PREVIEW_STEPS = 10  # denoising steps of a preview picture
-PREVIEW_SEED = 7
+Stages = list[tuple[Stage, StageConfig]]
+
+
+def spf_stages(config: TrainConfig, reference: Backbone, response: Backbone, clip: Clip) -> Stages:
+    """The stages of the paper that a run asks for, in order, each with its settings."""
+    empty = reference.encode_prompts([join_prompt("", ())])
+    stages: Stages = []
+    if config.stage in ("both", "1"):
+        stages.append((FineTuneStage(response, empty, config.caption_dropout), config.stage1))
+    if config.stage in ("both", "2"):
+        stages.append((DualPathStage(reference, response, clip, config.method, empty, config.caption_dropout,
+                                     config.base_only_prob), config.stage2))
+    return stages
+
+
+def resumable(config: TrainConfig, folder: RunFolder, records: list[Record]) -> tuple[TrainConfig, Checkpoint | None]:
+    """The newest whole checkpoint of a run, and the settings it goes on with on as many processes as there are.
+
+    Loads no model. Raises ResumeRefused naming what differs from what the run was started with.
+    """
+    found = checkpoint.newest(folder.path, warn=lambda message: print(message, file=sys.stderr))
+    if found is None:
+        return config, None
+    config = identity.on_these_devices(config, found.position, process_count())
+    now = identity.identity(config, cfg.model_preset(config.model), records, process_count())
+    identity.require_same(found.position.identity, now)
+    return config, found
 
 
 @dataclass(eq=False)
 class Run:
-    """The pieces of one run. `execute` never leaves the status 'running'."""
+    """The pieces of one run. `execute` never leaves the status 'running'.
+
+    A run whose folder holds a checkpoint goes on from there. `make_stages` decides what is trained, and how.
+    """
 
     config: TrainConfig
     folder: RunFolder
     device: torch.device
+    make_stages: Callable[[TrainConfig, Backbone, Backbone, Clip], Stages] = spf_stages
 
     def execute(self) -> Customization:
         """Train and write the customization. Whatever happens, the status ends in one final state."""
-        self.status = RunStatus.of_this_process("running")
+        self.status = RunStatus.of_this_process("running").model_copy(update={"started": self.folder.status().started})
         try:
             written = self._train()
+        except Paused as error:
+            self._end("paused", str(error))
+            raise
         except Cancelled as error:
             self._end("cancelled", str(error))
             raise
@@ -48,93 +87,153 @@ class Run:
             self._end("failed", str(error))
             raise
         except BaseException as error:  # also KeyboardInterrupt and out of memory: the page must not wait for ever
+            if is_disk_full(error):
+                full = DiskFull(f"train: the disk of {self.folder.path} is full; free some space, "
+                                f"then go on with 'python -m spf resume {self.folder.id}'.")
+                self._end("failed", str(full))
+                raise full from error
             self._end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}")
             raise
         self._end("completed", written.card.name)
         return written
 
     def _train(self) -> Customization:
-        self.folder.write_status(self.status)
-        records = read_folder(Path(self.config.data))
+        self._write_status()
+        require_reporter(self.config.report_to)
+        self.accelerator = accelerator_for(self.device, self.config.mixed_precision)
+        records = read_training_set(self.config)
+        self.config, resumed = resumable(self.config, self.folder, records)
         preset = cfg.model_preset(self.config.model)
         reference = checkpoints.load_backbone(preset, self.device)
-        clip = Clip.from_folder(cfg.REPOSITORY / preset.clip).to(self.device)
-        response = reference.fork()
-        if self.config.initial_customization:
-            checkpoints.apply(response, checkpoints.customization(self.config.initial_customization, preset).tensors())
+        clip = Clip.load(preset.clip).to(self.device)
+        response = self._response(reference, preset, resumed)
         self._check_targets(records, reference)
         examples = prepare(records, reference, clip, preset.resolution, self.config.method)
-        self._run_stages(reference, response, clip, examples, preset, records)
-        before = reference.denoiser.state_dict()
-        tensors = checkpoints.changed_tensors(before, response.denoiser.state_dict())
-        return checkpoints.save_customization(self._card(preset, records, examples), tensors)
+        preview = Preview(self.folder, reference, response, clip, preset, records[0], self.config)
+        stages = self.make_stages(self.config, reference, response, clip)
+        self._identity = identity.identity(self.config, preset, records, self.accelerator.num_processes)
+        self._run_stages(stages, reference, examples, preview, resumed)
+        return self._written(preset, records, reference, response)
 
-    def _run_stages(self, reference: Backbone, response: Backbone, clip: Clip, examples: Examples,
-                    preset: ModelPreset, records: list[Record]) -> None:
+    def _response(self, reference: Backbone, preset: ModelPreset, resumed: Checkpoint | None) -> Backbone:
+        response = reference.fork()
+        if resumed is not None:  # what an earlier stage added must be there before its tensors come
+            install_for(response.denoiser, resumed.weight_names())
+        if self.config.initial_customization and resumed is None:
+            checkpoints.apply(response, checkpoints.customization(self.config.initial_customization, preset).tensors())
+        if self.config.gradient_checkpointing:
+            response.denoiser.enable_gradient_checkpointing()
+        return response
+
+    def _run_stages(self, stages: Stages, reference: Backbone, examples: Examples, preview: Preview,
+                    resumed: Checkpoint | None) -> None:
+        config, processes = self.config, self.accelerator.num_processes
+        shown, held_out = identity.split(len(examples), config.validation_split, config.seed)
+        training, validation = (examples[shown], examples[held_out]) if held_out else (examples, None)
+        lengths = [steps_of(stage_config, len(training), processes) for _, stage_config in stages]
+        self._begin(sum(lengths), resumed)
+        names = [stage.name for stage, _ in stages]
+        first = names.index(resumed.position.stage) if resumed else 0
+        for index, (stage, stage_config) in list(enumerate(stages))[first:]:
+            watch = self._watch(sum(lengths[:index]), validation, preview, reference, stage_config)
+            train_stage(stage, training, stage_config, config.seed, watch, self.accelerator,
+                        resumed if index == first else None)
+
+    def _begin(self, total_steps: int, resumed: Checkpoint | None) -> None:
+        self._begun, self._first = time.monotonic(), resumed.position.step if resumed else 0
+        self.status = self.status.model_copy(update={"total_steps": total_steps, "step": self._first})
+        if self._writes:
+            self.folder.cut_metrics(resumed.position.metrics_bytes if resumed else 0)
+            self._write_status()
+
+    def _watch(self, first_step: int, held_out: Examples | None, preview: Preview, reference: Backbone,
+               stage_config: StageConfig) -> Watch:
+        """The loop's window on this run. Only process 0 writes, draws and listens; the others do the same steps."""
         config = self.config
-        empty = reference.encode_prompts([join_prompt("", ())])
-        stages: list[tuple[Stage, cfg.StageConfig]] = []
-        if config.stage in ("both", "1"):
-            stages.append((FineTuneStage(response, empty, config.caption_dropout), config.stage1))
-        if config.stage in ("both", "2"):
-            stages.append((DualPathStage(reference, response, clip, config.method, empty, config.caption_dropout,
-                                         config.base_only_prob), config.stage2))
-        lengths = [steps_of(stage_config, len(examples)) for _, stage_config in stages]
-        preview = _Preview(self.folder, reference, response, clip, preset, records[0], config)
-        self.status = self.status.model_copy(update={"total_steps": sum(lengths)})
-        self._pace = time.monotonic()
-        for index, (stage, stage_config) in enumerate(stages):
-            watch = Watch(
-                on_log=self.folder.log, on_step=self._on_step, on_sample=preview, is_cancelled=self.folder.cancel_requested,
-                log_every=config.log_every, sample_every=config.sample_every, first_step=sum(lengths[:index]))
-            train_stage(stage, examples, stage_config, config.seed, watch)
+        rhythm = {"held_out": held_out, "first_step": first_step, "log_every": config.log_every,
+                  "sample_every": config.sample_every, "validate_every": config.validate_every,
+                  "checkpoint_every": config.checkpoint_every, "early_stop_patience": config.early_stop_patience,
+                  "divergence_factor": config.divergence_factor}
+        if not self._writes:
+            return Watch(**rhythm)
+        report = reporter(config.report_to, self.folder.path)
+
+        def on_log(line: dict) -> None:
+            self.folder.log(line)
+            report(line)
+
+        def on_checkpoint(state: StageState) -> None:
+            self._save_checkpoint(state, first_step, reference, global_batch(stage_config, self.accelerator.num_processes))
+
+        return Watch(on_log=on_log, on_step=self._on_step, on_sample=preview, on_checkpoint=on_checkpoint,
+                     requests=self.folder.requests, **rhythm)
+
+    def _save_checkpoint(self, state: StageState, first_step: int, reference: Backbone, batch: int) -> None:
+        position = Position(
+            stage=state.stage.name, stage_step=state.step, step=first_step + state.step, validations=state.validations,
+            metrics_bytes=self.folder.metrics_bytes(), global_batch=batch, processes=self.accelerator.num_processes,
+            identity=self._identity)
+        checkpoint.save(
+            self.folder.path, position, _learned(reference, state), state.optimizer, state.learner,
+            self.config.checkpoints_kept)
 
     def _on_step(self, stage: str, step: int) -> None:
-        elapsed = time.monotonic() - self._pace
-        left = elapsed / step * (self.status.total_steps - step)
+        pace = (time.monotonic() - self._begun) / (step - self._first)
+        left = pace * (self.status.total_steps - step)
         self.status = self.status.model_copy(update={"stage": stage, "step": step, "eta": round(left, 1)})
-        self.folder.write_status(self.status)
+        self._write_status()
+
+    @property
+    def _writes(self) -> bool:
+        return process_rank() == 0
+
+    def _write_status(self) -> None:
+        if self._writes:
+            self.folder.write_status(self.status)
 
     def _end(self, state: str, message: str) -> None:
-        self.folder.write_status(self.status.model_copy(update={"state": state, "eta": None, "message": message}))
+        self.status = self.status.model_copy(update={"state": state, "eta": None, "message": message})
+        try:
+            self._write_status()
+        except OSError as error:  # a full disk: whoever looks finds no process, and tells that it was interrupted
+            print(f"the status of {self.folder.id} cannot be written: {error}", file=sys.stderr)
 
     def _check_targets(self, records: list[Record], reference: Backbone) -> None:
         """An over-long target is refused before anything is encoded."""
         for target in dict.fromkeys(record.target_text for record in records):
             reference.encode_prompts([join_prompt("a", [target])])
 
-    def _card(self, preset: ModelPreset, records: list[Record], examples: Examples) -> CustomizationCard:
-        config = self.config
+    def _written(self, preset: ModelPreset, records: list[Record], reference: Backbone, response: Backbone) -> Customization:
+        """The customization, read back from the disk before the run is called complete."""
+        if self._writes:
+            tensors = checkpoints.changed_tensors(reference.denoiser.state_dict(), response.denoiser.state_dict())
+            checkpoints.save_customization(self._card(preset, records), tensors)
+            checkpoint.remove_all(self.folder.path)
+        self.accelerator.wait_for_everyone()
+        written = checkpoints.customization(self.config.name, preset)
+        written.tensors()
+        return written
+
+    def _card(self, preset: ModelPreset, records: list[Record]) -> CustomizationCard:
+        config, processes = self.config, self.accelerator.num_processes
+        shown, held_out = identity.split(len(records), config.validation_split, config.seed)
+        summary: dict[str, str | int | float] = {
+            "pictures": len(records), "validation_pictures": len(held_out), "run": self.folder.id, "processes": processes,
+            "seconds": round(time.monotonic() - self._begun)}
+        for number, stage in (("1", config.stage1), ("2", config.stage2)):
+            trained = config.stage in ("both", number)
+            summary[f"stage{number}_steps"] = steps_of(stage, len(shown), processes) if trained else 0
+            if trained:
+                summary[f"stage{number}_batch_per_device"] = stage.train_batch_size * stage.gradient_accumulation_steps
+                summary[f"stage{number}_global_batch"] = global_batch(stage, processes)
         return CustomizationCard(
             name=config.name, model=config.model, model_sha256=checkpoints.denoiser_hash(preset),
             phrases=tuple(dict.fromkeys(record.target_text for record in records)), stage=config.stage,
-            method=config.method, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            summary={"pictures": len(examples), "run": self.folder.id, "seconds": round(time.monotonic() - self._pace),
-                     "stage1_steps": steps_of(config.stage1, len(examples)) if config.stage != "2" else 0,
-                     "stage2_steps": steps_of(config.stage2, len(examples)) if config.stage != "1" else 0})
+            method=config.method, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
 
 
-@dataclass(eq=False)
-class _Preview:
-    """Draws the first picture's texts with a fixed seed; the original is drawn once."""
-
-    folder: RunFolder
-    reference: Backbone
-    response: Backbone
-    clip: Clip
-    preset: ModelPreset
-    record: Record
-    config: TrainConfig
-
-    def __post_init__(self) -> None:
-        self._original = None
-
-    @torch.inference_mode()
-    def __call__(self, stage: Stage, step: int) -> None:
-        request = GenerationRequest(
-            model=self.config.model, base_text=self.record.base_text, target_texts=(self.record.target_text,),
-            seed=PREVIEW_SEED, num_inference_steps=PREVIEW_STEPS, guidance_scale=self.preset.guidance_scale, map_steps=3)
-        pair = Pair(self.reference, self.response, self.clip, self.preset.resolution, request, self.config.method)
-        result = pair.run(self._original)
-        self._original = pair.original
-        self.folder.save_sample(step, result.original, result.customized, result.mean_map("sfcm"))
+def _learned(reference: Backbone, state: StageState) -> dict[str, torch.Tensor]:
+    """What tells the response path from the reference: everything this stage trains, and what earlier ones changed."""
+    before = reference.denoiser.state_dict()
+    return {name: value for name, value in state.stage.response.denoiser.state_dict().items()
+            if name in state.learner.parameters or name not in before or not torch.equal(value, before[name])}

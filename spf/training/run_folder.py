@@ -1,7 +1,8 @@
 """A run on disk: what was asked for, how far it is, every number it logged, and its preview pictures.
 
-`runs/<id>/{config.yaml,status.json,metrics.jsonl,log.txt,samples/}`. Whoever watches only reads; status.json is replaced
-whole, so a reader never sees half of it.
+`runs/<id>/{config.yaml,status.json,metrics.jsonl,log.txt,samples/,checkpoint-<step>/}`. Whoever watches only reads;
+status.json is replaced whole, so a reader never sees half of it. Whoever wants something of the training process leaves
+an empty file `cancel`, `pause`, `save` or `sample`, at which it looks before every step.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from pydantic import Field
 from spf.config import Schema, TrainConfig, load_yaml, parse
 from spf.errors import SpfError, TrainingError
 
-State = Literal["queued", "running", "completed", "failed", "cancelled", "interrupted"]
-FINAL_STATES = ("completed", "failed", "cancelled", "interrupted")
+State = Literal["queued", "running", "paused", "completed", "failed", "cancelled", "interrupted"]
+FINAL_STATES = ("paused", "completed", "failed", "cancelled", "interrupted")  # no process works on the run any more
+REQUESTS = ("cancel", "pause", "save", "sample")
 
 
 class RunStatus(Schema):
@@ -70,9 +72,12 @@ class RunFolder:
                 number += 1
         (path / "samples").mkdir()
         folder = cls(path)
-        _replace(path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        folder.write_config(config)
         folder.write_status(RunStatus.of_this_process("queued"))
         return folder
+
+    def write_config(self, config: TrainConfig) -> None:
+        _replace(self.path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
     def config(self) -> TrainConfig:
         """Raises InvalidInput naming the file if it is missing or damaged."""
@@ -102,6 +107,16 @@ class RunFolder:
             return []
         return [values for line in lines if line.endswith("\n") and (values := _read_line(line)) is not None]
 
+    def metrics_bytes(self) -> int:
+        """Length of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def cut_metrics(self, length: int) -> None:
+        """Forget the lines beyond `length` bytes: the steps they tell of are about to be done again."""
+        if self.metrics_bytes() > length:
+            os.truncate(self.path / "metrics.jsonl", length)
+
     def save_sample(self, step: int, original: Image.Image, customized: Image.Image, sfcm: np.ndarray) -> None:
         """Preview pictures of one step: original | customized | SFCM (H, W) in [0, 1]."""
         gray = Image.fromarray((sfcm * 255).round().astype(np.uint8)).resize(original.size, Image.Resampling.BILINEAR)
@@ -125,8 +140,27 @@ class RunFolder:
         except FileNotFoundError:
             return ""
 
+    def request(self, what: str) -> None:
+        """Ask the training process for one of REQUESTS. Raises TrainingError if the folder is gone."""
+        try:
+            (self.path / what).touch()
+        except OSError as error:
+            raise TrainingError(f"run: {self.path} cannot be written ({error.strerror}); look after the disk.") from None
+
+    def requests(self) -> tuple[str, ...]:
+        """What is asked for. Cancel and pause stay, so that the page can tell; save and sample are taken off."""
+        asked = tuple(what for what in REQUESTS if (self.path / what).exists())
+        for what in asked:
+            if what in ("save", "sample"):
+                (self.path / what).unlink(missing_ok=True)
+        return asked
+
+    def clear_requests(self) -> None:
+        for what in REQUESTS:
+            (self.path / what).unlink(missing_ok=True)
+
     def request_cancel(self) -> None:
-        (self.path / "cancel").touch()
+        self.request("cancel")
 
     def cancel_requested(self) -> bool:
         return (self.path / "cancel").exists()

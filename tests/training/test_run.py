@@ -10,6 +10,7 @@ from spf.config import GenerationRequest, parse
 from spf.data.writer import write_folder
 from spf.errors import Cancelled, CustomizationError, DataError, InvalidInput, ModelNotFound, TrainingError
 from spf.generation.service import GenerationService
+from spf.training import preview
 from spf.training import run as run_module
 from spf.training.run import Run
 from spf.training.run_folder import RunFolder
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 def make_run(tiny, picture_folder, spf_home, monkeypatch, tmp_path):
     """make_run(key=value): a run that is ready to be executed."""
     monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(run_module, "PREVIEW_STEPS", 2)  # previews would be most of the work
+    monkeypatch.setattr(preview, "PREVIEW_STEPS", 2)  # previews would be most of the work
 
     def make(**overrides) -> Run:
         values = {"data": str(picture_folder), "name": "hat", **overrides}
