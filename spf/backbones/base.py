@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -17,22 +17,38 @@ from spf.method.phrases import Prompt
 
 @dataclass(frozen=True, eq=False)
 class TextFeatures:
-    """Encoded prompts, and which of their tokens belong to what. T tokens, P phrases (padded with zero columns)."""
+    """Encoded prompts, and which of their tokens belong to what. P phrases, padded with zero columns.
+
+    The T tokens are those of E encoders one after another (E = 1 in a U-Net; CLIP and T5 in an MM-DiT, whose two CLIP
+    towers share their tokens), so a phrase has tokens in each of them.
+    """
 
     embeddings: Tensor  # Shape: (B, T, C), what the denoiser is conditioned on
     base_mask: Tensor  # Shape: (B, T), 1 on word tokens of the base text (D4)
     pad_mask: Tensor  # Shape: (B, T), 1 on padding
-    phrase_weights: Tensor  # Shape: (B, T, P), 1/len on the tokens of each phrase of the base text (D9)
-    target_weights: Tensor  # Shape: (B, T, K), 1/len on the tokens of each target phrase
+    phrase_weights: Tensor  # Shape: (B, T, E, P), 1/len on each encoder's tokens of each phrase of the base text (D9)
+    target_weights: Tensor  # Shape: (B, T, E, K), 1/len on each encoder's tokens of each target phrase
     prompts: tuple[Prompt, ...]  # as encoded, that is after trailing base phrases were dropped to fit (D3)
+    pooled: Tensor | None = None  # Shape: (B, C_pooled), what an MM-DiT is also conditioned on (D21); None: nothing
 
     def phrase_means(self) -> tuple[Tensor, Tensor]:
-        """Mean embedding of each base phrase (B, P, C), and of all target phrases together (B, C): D10 'contextual'."""
-        phrases = self.phrase_weights.mT @ self.embeddings
-        return phrases, (self.target_weights.mT @ self.embeddings).mean(dim=1)
+        """Mean embedding of each base phrase (B, P, E C), and of all target phrases together (B, E C): D10 'contextual'.
 
-    def with_embeddings(self, embeddings: Tensor) -> TextFeatures:
-        return replace(self, embeddings=embeddings)
+        The means of the encoders stand side by side: their channels have nothing in common.
+        """
+        phrases, targets = (torch.einsum("btep,btc->bpec", weights, self.embeddings).flatten(2)
+                            for weights in (self.phrase_weights, self.target_weights))
+        return phrases, targets.mean(dim=1)
+
+    def where(self, rows: Tensor, other: TextFeatures) -> TextFeatures:
+        """These tokens, conditioned on `other` (one prompt, or as many as here) where `rows` (B,) is true."""
+        return self.conditioned(lambda own, their: torch.where(rows.view(-1, *[1] * (own.ndim - 1)), their, own), other)
+
+    def conditioned(self, function: Callable[..., Tensor], *others: TextFeatures) -> TextFeatures:
+        """These tokens, conditioned on function(own, *others) of everything that the denoiser is given."""
+        pooled = None if self.pooled is None else function(self.pooled, *(other.pooled for other in others))
+        embeddings = function(self.embeddings, *(other.embeddings for other in others))
+        return replace(self, embeddings=embeddings, pooled=pooled)
 
     def to(self, device: torch.device) -> TextFeatures:
         return self.map(lambda tensor: tensor.to(device))
@@ -74,7 +90,6 @@ Trainable = Literal["full", "cross"]
 
 class SamplerStep(Protocol):
     prev_sample: Tensor  # the less noisy latents
-    pred_original_sample: Tensor  # the one-step x_0
 
 
 class Sampler(Protocol):
@@ -93,7 +108,10 @@ class Backbone(Protocol):
     window: int  # tokens that fit the text encoder, special tokens included
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
-        """Prompts of one batch. Raises InvalidInput if a target phrase alone does not fit the window."""
+        """Prompts of one batch; trailing base phrases that do not fit every encoder are dropped (D3).
+
+        Raises InvalidInput if a target phrase alone does not fit.
+        """
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
         """The denoiser's answer for x_t (B, C, h, w) at t (B,), of the same shape."""

@@ -31,3 +31,14 @@ def capture(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def latent_grid(denoiser: nn.Module) -> Iterator[dict[str, tuple[int, int]]]:
+    """Height and width of the latents that the denoiser was last given, as "latents"."""
+    grid: dict[str, tuple[int, int]] = {}
+    handle = denoiser.register_forward_pre_hook(lambda _module, args: grid.update(latents=tuple(args[0].shape[-2:])))
+    try:
+        yield grid
+    finally:
+        handle.remove()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -28,38 +29,77 @@ class TokenizedPrompts:
     prompts: tuple[Prompt, ...]
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt]) -> TokenizedPrompts:
-    """Tokenize to the tokenizer's full window; base phrases that do not fit are dropped, targets never (D3)."""
-    window = tokenizer.model_max_length
-    fitted = tuple(fit_to_window(tokenizer, prompt) for prompt in prompts)
-    encoded = tokenizer([prompt.text for prompt in fitted], padding="max_length", max_length=window,
-                        return_offsets_mapping=True, return_tensors="pt")
-    offsets = encoded.offset_mapping  # (B, T, 2), (0, 0) on special tokens
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer, and how many tokens the encoder behind it reads, special tokens included."""
+
+    tokenizer: PreTrainedTokenizerFast
+    window: int
+
+    def length(self, text: str) -> int:
+        return len(self.tokenizer(text).input_ids)
+
+
+def tokenize(reader: Reader, prompts: Sequence[Prompt]) -> TokenizedPrompts:
+    """Tokenize and pad to the window, which every prompt must fit (see `fit`)."""
+    texts = [prompt.text for prompt in prompts]
+    encoded = reader.tokenizer(
+        texts, padding="max_length", max_length=reader.window, return_offsets_mapping=True, return_tensors="pt")
+    offsets = _cores(encoded.offset_mapping, texts)  # (B, T, 2), (0, 0) on special tokens
     words = _words(offsets, encoded.attention_mask)
     return TokenizedPrompts(
         ids=encoded.input_ids,
-        base_mask=_base_mask(offsets, words, fitted),
+        base_mask=_base_mask(offsets, words, prompts),
         pad_mask=1.0 - encoded.attention_mask.float(),
-        phrase_weights=_span_weights(offsets, words, [prompt.phrases for prompt in fitted]),
-        target_weights=_span_weights(offsets, words, [prompt.targets for prompt in fitted]),
-        prompts=fitted,
+        phrase_weights=_span_weights(offsets, words, [prompt.phrases for prompt in prompts]),
+        target_weights=_span_weights(offsets, words, [prompt.targets for prompt in prompts]),
+        prompts=tuple(prompts),
     )
 
 
-def fit_to_window(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> Prompt:
-    """The prompt without as many trailing base phrases as it takes to fit; logged, since it changes the base text."""
-    window, original = tokenizer.model_max_length, prompt
-    while (length := len(tokenizer(prompt.text).input_ids)) > window:
-        if len(prompt.phrases) < 2:
-            base, target = (len(tokenizer(phrase.text).input_ids) for phrase in (prompt.base, prompt.target))
-            raise InvalidInput(
-                "target_texts" if target >= base else "base_text",
-                f"the prompt needs {length} tokens and the text encoder reads {window}; shorten it")
-        prompt = drop_last_phrase(prompt)
+def fit(prompt: Prompt, *readers: Reader) -> Prompt:
+    """The prompt without as many trailing base phrases as it takes to fit every reader; targets are never cut (D3).
+
+    What is dropped is logged, since it changes the base text. Raises InvalidInput if nothing is left to drop.
+    """
+    original = prompt
+    for reader in readers:
+        prompt = _fit_one(prompt, reader)
     if prompt is not original:
         dropped = ", ".join(phrase.text for phrase in original.phrases[len(prompt.phrases):])
-        logger.warning("The prompt is longer than %d tokens; left out of the base text: %s", window, dropped)
+        logger.warning("The prompt is longer than %d tokens; left out of the base text: %s",
+                       min(reader.window for reader in readers), dropped)
     return prompt
+
+
+def _fit_one(prompt: Prompt, reader: Reader) -> Prompt:
+    while (length := reader.length(prompt.text)) > reader.window:
+        if len(prompt.phrases) < 2:
+            field = "target_texts" if reader.length(prompt.target.text) >= reader.length(prompt.base.text) else "base_text"
+            raise InvalidInput(
+                field, f"the prompt needs {length} tokens and the text encoder reads {reader.window}; shorten it")
+        prompt = drop_last_phrase(prompt)
+    return prompt
+
+
+def memberships(parts: Sequence[TokenizedPrompts], rest: int = 0) -> dict[str, Tensor | tuple[Prompt, ...]]:
+    """The fields of TextFeatures for encoders whose tokens follow one another, then `rest` positions that are no tokens."""
+    lengths = [part.ids.shape[1] for part in parts]
+    weights = {}
+    for name in ("phrase_weights", "target_weights"):
+        placed = [F.pad(getattr(part, name), (0, 0, sum(lengths[:index]), sum(lengths[index + 1:]) + rest))
+                  for index, part in enumerate(parts)]
+        weights[name] = torch.stack(placed, dim=2)  # (B, T, E, P)
+    masks = {name: F.pad(torch.cat([getattr(part, name) for part in parts], dim=1), (0, rest))
+             for name in ("base_mask", "pad_mask")}
+    return {**masks, **weights, "prompts": parts[0].prompts}
+
+
+def _cores(offsets: Tensor, texts: Sequence[str]) -> Tensor:
+    """Offsets without the punctuation that a token ends in: T5 has pieces such as "hair,", which belong to "hair"."""
+    cores = [[(start, start + (len(text[start:end].rstrip(",.;")) or end - start)) for start, end in row]
+             for text, row in zip(texts, offsets.tolist(), strict=True)]
+    return torch.tensor(cores)
 
 
 def _words(offsets: Tensor, attention_mask: Tensor) -> Tensor:

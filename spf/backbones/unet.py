@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from spf.backbones import autoencoder, parallel_attention
+from spf.backbones.autoencoder import Autoencoder
 from spf.backbones.base import LayerFeatures, TextFeatures, Trainable
-from spf.backbones.capture import capture
-from spf.backbones.tokens import tokenize
+from spf.backbones.capture import capture, latent_grid
+from spf.backbones.tokens import Reader, fit, memberships, tokenize
 from spf.method.attention import AttentionLayer, split_heads
 from spf.method.diffusion import EpsilonObjective
 from spf.method.phrases import Prompt
@@ -33,7 +35,7 @@ class UNetBackbone:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     denoiser: UNet2DConditionModel
-    vae: AutoencoderKL | AutoencoderTiny
+    vae: Autoencoder
     scheduler: DDIMScheduler
 
     def __post_init__(self) -> None:
@@ -41,6 +43,7 @@ class UNetBackbone:
             module.requires_grad_(False).eval()
         self.objective = EpsilonObjective(self.scheduler.alphas_cumprod.to(self.device))
         self.window = self.tokenizer.model_max_length
+        self._reader = Reader(self.tokenizer, self.window)
         # walked once: looking through all modules at every step costs more than the hooks
         self._cross_attentions = [
             name for name, _ in self.denoiser.named_modules() if name.endswith(f".{CROSS_ATTENTION}")]
@@ -50,7 +53,7 @@ class UNetBackbone:
         return self.denoiser.device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = resolution // autoencoder.scale_factor(self.vae)
         return self.denoiser.config.in_channels, side, side
 
     def sampler(self, num_inference_steps: int) -> DDIMScheduler:
@@ -69,30 +72,27 @@ class UNetBackbone:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
-        tokens = tokenize(self.tokenizer, prompts)
+        tokens = tokenize(self._reader, [fit(prompt, self._reader) for prompt in prompts])
         chunks = tokens.ids.to(self.device).split(ENCODED_AT_ONCE)
         embeddings = torch.cat([self.text_encoder(ids).last_hidden_state for ids in chunks])
-        return TextFeatures(
-            embeddings, tokens.base_mask, tokens.pad_mask, tokens.phrase_weights, tokens.target_weights, tokens.prompts,
-        ).to(self.device)
+        return TextFeatures(embeddings, **memberships([tokens])).to(self.device)
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
-        return self.denoiser(x_t, t, text.embeddings).sample
+        arguments = parallel_attention.arguments(self.denoiser, text)
+        return self.denoiser(x_t, t, text.embeddings, cross_attention_kwargs=arguments).sample
 
     @contextmanager
     def capture(self) -> Iterator[_CrossAttention]:
         names = self._cross_attentions
         sites = [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")]
-        with capture(self.denoiser, sites) as outputs, _remember_grid(self.denoiser) as grid:
+        with capture(self.denoiser, sites) as outputs, latent_grid(self.denoiser) as grid:
             yield _CrossAttention(self.denoiser, names, outputs, grid)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        encoded = self.vae.encode(images)
-        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return latents * self.vae.config.scaling_factor
+        return autoencoder.encode(self.vae, images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return autoencoder.decode(self.vae, latents)
 
     def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.denoiser.named_parameters():
@@ -120,17 +120,6 @@ class _CrossAttention:
         return LayerFeatures(
             name=name, grid=grid, text=k, image_key=q, image_value=q, image=q,
             attention=AttentionLayer(query=q, text_key=k, grid=grid, scale=module.scale))
-
-
-@contextmanager
-def _remember_grid(denoiser: nn.Module) -> Iterator[dict[str, tuple[int, int]]]:
-    """Height and width of the latents that the denoiser was last given."""
-    grid: dict[str, tuple[int, int]] = {}
-    handle = denoiser.register_forward_pre_hook(lambda _module, args: grid.update(latents=tuple(args[0].shape[-2:])))
-    try:
-        yield grid
-    finally:
-        handle.remove()
 
 
 def _grid(positions: int, latents: tuple[int, int]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from spf.backbones.base import Backbone, TextFeatures
 from spf.clip import Clip
 from spf.config import GenerationRequest, MethodConfig
 from spf.errors import Cancelled, InvalidInput
+from spf.generation.guide import Guide
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.method import control_map
 from spf.method.attention import AttentionLayer, encoder_phrase_maps
@@ -40,8 +41,9 @@ class Pair:
     """Both paths in step. `reference` and `response` may be the same backbone (nothing customized)."""
 
     def __init__(self, reference: Backbone, response: Backbone, clip: Clip, resolution: int,
-                 request: GenerationRequest, method: MethodConfig):
+                 request: GenerationRequest, method: MethodConfig, guide: Guide | None = None):
         self.reference, self.response, self.clip, self.request, self.method = reference, response, clip, request, method
+        self.guide = guide or Guide()
         self.original: Original | None = None  # set by `run`
         negative = self._negative()
         prompt = join_prompt(request.base_text, request.target_texts)
@@ -51,6 +53,7 @@ class Pair:
         self.phrase_weights = self.full.phrase_weights[1:, ..., :len(self.prompt.phrases)]
         self.base = reference.encode_prompts([negative, join_prompt(self.prompt.base.text, ())])
         self.gamma = self._gamma()  # (1, P)
+        self.full = self.guide.text(response, self.full)
         self.sampler = reference.sampler(request.num_inference_steps)
         self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
         generator = torch.Generator().manual_seed(request.seed)  # on the CPU: a seed means the same on every device
@@ -78,6 +81,8 @@ class Pair:
                     x_ref, x_0 = self._advance(self.reference, self.base, x_ref, t)
                     if step in self.drawn:
                         previews[step] = self._picture(x_0)
+            with self._timed("customized"):
+                x_res = self.guide.latents(self.response, step, t, x_res, self.full)
             if step not in self.drawn:
                 with self._timed("customized"):
                     x_res, _ = self._advance(self.response, self.full, x_res, t)

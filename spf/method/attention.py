@@ -132,13 +132,21 @@ def phrase_maps(
     return minmax(maps) if normalize == "minmax" else maps
 
 
-def encoder_mean(maps: Tensor, encoders: int = 2) -> Tensor:
-    """Eq. 17: mean over text encoders, (B, encoders P, H, W) -> (B, P, H, W), maps ordered encoder by encoder.
+def encoder_phrase_maps(
+    layers: Iterable[AttentionLayer],
+    phrase_weights: Tensor,
+    size: tuple[int, int],
+    normalize: Literal["minmax", "none"] = "minmax",
+) -> Tensor:
+    """Eq. 17: the map of each phrase, mean over the E text encoders of their `phrase_maps`; (B, P, *size).
 
-    Readings D19, D20: get both from one `phrase_maps` call whose columns are [CLIP tokens, T5 tokens], so that each is
-    normalised before the mean (T5 spreads its mass over more tokens); without T5 use encoders=1, which is 1/L.
+    phrase_weights (B, T, E, P): column (e, i) holds 1/len on the tokens that encoder e gave to phrase i. With one encoder
+    this is Eq. 6. Readings D19, D20: each encoder's map is normalised before the mean, since T5 spreads its mass over more
+    tokens than CLIP; without T5 there is one encoder, and 1/(2 L) becomes 1/L.
     """
-    return reduce(maps, "b (e p) h w -> b p h w", "mean", e=encoders)
+    columns = rearrange(phrase_weights, "b t e p -> b t (e p)")
+    maps = phrase_maps(layers, columns, size, normalize)  # (B, E P, H, W)
+    return reduce(maps, "b (e p) h w -> b p h w", "mean", e=phrase_weights.shape[2])
 
 
 def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from spf.method.attention import AttentionLayer, phrase_maps
+from spf.method.attention import AttentionLayer, encoder_phrase_maps
 from spf.method.precision import wide
 
 PhraseReduce = Literal["sum", "max", "mean"]
@@ -106,12 +106,13 @@ def fine_control_map(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Algorithm 1 lines 24-31, from both predictions and the response path's attention to the SFCM.
 
-    Returns M (B, H, W), A (B, P, H, W) and Mhat (B, H, W), on the grid of the predictions (B, C, H, W). Reading D9:
+    phrase_weights (B, T, E, P) as in `encoder_phrase_maps`. Returns M (B, H, W), A (B, P, H, W) and Mhat (B, H, W), on the
+    grid of the predictions (B, C, H, W). Reading D9:
     "middle" leaves out the finest grid (noisy) and the coarsest one, if others remain.
     """
     m = soft_map(prediction_ref, prediction_res, norm)
     used = layers if layers_used == "all" else _middle(layers)
-    a = phrase_maps(used, phrase_weights, tuple(m.shape[-2:]), normalize)
+    a = encoder_phrase_maps(used, phrase_weights, tuple(m.shape[-2:]), normalize)
     return m, a, refine(m, a, gamma, reduce)
 
 

@@ -67,8 +67,8 @@ class DualPathStage:
         dropped = chosen(len(batch), self.caption_dropout, generator, t.device)  # D24: neither path gets a text
         base_only = chosen(len(batch), self.base_only_prob, generator, t.device)  # D25: aligned, not taught
         asked = (~(dropped | base_only)).float()  # (B,) whether the target is in the prompt
-        text = with_text_of(with_text_of(batch.full, batch.base, base_only), self.empty, dropped)
-        base = with_text_of(batch.base, self.empty, dropped)
+        text = batch.full.where(base_only, batch.base).where(dropped, self.empty)
+        base = batch.base.where(dropped, self.empty)
         with torch.no_grad(), self.reference.capture() as captured:
             eps_ref = self.reference.predict(x_t, t, base)
             ref = captured.layers()
@@ -102,7 +102,7 @@ class DualPathStage:
         return (m_hat if method.use_sfcm else torch.zeros_like(m_hat)), report
 
     def _text_loss(self, ref: list[LayerFeatures], res: list[LayerFeatures], weights: list[Tensor], batch: Examples) -> Tensor:
-        rows = batch.base.base_mask  # base tokens sit at the same positions in both prompts (D3)
+        rows = batch.base.base_mask * batch.full.base_mask  # base tokens sit at the same positions in both prompts (D3)
         if self.method.include_pad:
             rows = torch.maximum(rows, batch.base.pad_mask * batch.full.pad_mask)
         f_ref, f_res = ([text_features(layer.text, layer.image_key, layer.image_value, w)
@@ -124,8 +124,8 @@ class DualPathStage:
 
 
 def drop_captions(text: TextFeatures, other: TextFeatures, share: float, generator: Generator) -> TextFeatures:
-    """`text` with the embeddings of `other` (one row, or as many as `text`) in a random `share` of the samples."""
-    return with_text_of(text, other, chosen(len(text.embeddings), share, generator, text.embeddings.device))
+    """`text` conditioned on `other` (one row, or as many as `text`) in a random `share` of the samples."""
+    return text.where(chosen(len(text.embeddings), share, generator, text.embeddings.device), other)
 
 
 def chosen(count: int, share: float, generator: Generator, device: torch.device) -> Tensor:
@@ -133,11 +133,6 @@ def chosen(count: int, share: float, generator: Generator, device: torch.device)
     if share == 0:
         return torch.zeros(count, dtype=torch.bool, device=device)
     return own_rows(lambda rows: torch.rand(rows, generator=generator), count, generator).to(device) < share
-
-
-def with_text_of(text: TextFeatures, other: TextFeatures, rows: Tensor) -> TextFeatures:
-    """`text` with the embeddings of `other` (one row, or as many as `text`) where `rows` (B,) is true."""
-    return text.with_embeddings(torch.where(rows[:, None, None], other.embeddings, text.embeddings))
 
 
 def _noised(backbone: Backbone, x_0: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:

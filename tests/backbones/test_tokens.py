@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spf.backbones.tokens import fit_to_window, tokenize
+from spf.backbones.tokens import Reader, fit, tokenize
 from spf.errors import InvalidInput
 from spf.method.phrases import join_prompt
 
@@ -19,6 +19,10 @@ TEXT = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
 BASES = st.tuples(st.lists(TEXT, min_size=1, max_size=5), st.sampled_from([", ", " with ", "; ", ". "])).map(
     lambda parts: parts[1].join(parts[0]))
 PROMPTS = st.builds(join_prompt, BASES, st.lists(TEXT, max_size=3))
+
+
+def reader(tokenizer) -> Reader:
+    return Reader(tokenizer, tokenizer.model_max_length)
 
 
 def read_back(tokenizer, ids, member) -> str:
@@ -34,7 +38,7 @@ def plain(text: str) -> str:
 @shared
 @given(prompts=st.lists(PROMPTS, min_size=1, max_size=3))
 def test_every_phrase_and_target_gets_exactly_its_own_tokens(tokenizer, prompts):
-    tokens = tokenize(tokenizer, prompts)
+    tokens = tokenize(reader(tokenizer), prompts)
     for row, prompt in enumerate(prompts):
         ids = tokens.ids[row]
         for weights, phrases in ((tokens.phrase_weights[row], prompt.phrases), (tokens.target_weights[row], prompt.targets)):
@@ -50,7 +54,7 @@ def test_every_phrase_and_target_gets_exactly_its_own_tokens(tokenizer, prompts)
 @shared
 @given(prompts=st.lists(PROMPTS, min_size=1, max_size=3))
 def test_the_base_mask_marks_the_base_text_and_nothing_else(tokenizer, prompts):
-    tokens = tokenize(tokenizer, prompts)
+    tokens = tokenize(reader(tokenizer), prompts)
     for row, prompt in enumerate(prompts):
         mask, ids = tokens.base_mask[row], tokens.ids[row]
         assert read_back(tokenizer, ids, mask) == plain(prompt.base.text)
@@ -64,7 +68,7 @@ def test_the_base_mask_marks_the_base_text_and_nothing_else(tokenizer, prompts):
 @given(prompt=PROMPTS)
 def test_the_ids_of_the_base_are_a_prefix_of_those_of_the_prompt(tokenizer, prompt):
     """D3: then base tokens sit at the same positions in both paths."""
-    full, base = tokenize(tokenizer, [prompt]), tokenize(tokenizer, [join_prompt(prompt.base.text, ())])
+    full, base = tokenize(reader(tokenizer), [prompt]), tokenize(reader(tokenizer), [join_prompt(prompt.base.text, ())])
     words = len(tokenizer(prompt.base.text).input_ids) - 1  # without the end token
     assert full.ids[0, :words].tolist() == base.ids[0, :words].tolist()
     assert torch.equal(full.base_mask, base.base_mask)
@@ -73,7 +77,7 @@ def test_the_ids_of_the_base_are_a_prefix_of_those_of_the_prompt(tokenizer, prom
 @pytest.mark.parametrize("base", ["a woman!", "a man (tall)", "portrait.,", "her name is Ann's", "rock & roll", "a man?!,. "])
 def test_punctuation_at_the_seam_does_not_merge(tokenizer, base):
     prompt = join_prompt(base, ["a hat"])
-    full, alone = tokenize(tokenizer, [prompt]), tokenize(tokenizer, [join_prompt(prompt.base.text, ())])
+    full, alone = tokenize(reader(tokenizer), [prompt]), tokenize(reader(tokenizer), [join_prompt(prompt.base.text, ())])
     assert torch.equal(full.base_mask, alone.base_mask)
     masked = full.base_mask.bool()
     assert full.ids[masked].tolist() == alone.ids[masked].tolist()
@@ -83,7 +87,7 @@ def test_too_many_base_phrases_are_dropped_from_the_end_and_logged(tokenizer, ca
     phrases = [f"a zzqj{i} hat" for i in range(30)]
     prompt = join_prompt(", ".join(phrases), ["a long turban", "a blue eyepatch"])
     with caplog.at_level(logging.WARNING):
-        fitted = fit_to_window(tokenizer, prompt)
+        fitted = fit(prompt, reader(tokenizer))
     kept = len(fitted.phrases)
     assert 0 < kept < 30 and [phrase.text for phrase in fitted.phrases] == phrases[:kept]
     assert [target.text for target in fitted.targets] == ["a long turban", "a blue eyepatch"]
@@ -95,7 +99,7 @@ def test_too_many_base_phrases_are_dropped_from_the_end_and_logged(tokenizer, ca
 
 def test_a_prompt_that_fits_is_left_alone_in_silence(tokenizer, caplog):
     prompt = join_prompt("a person, with red hair", ["a hat"])
-    assert fit_to_window(tokenizer, prompt) is prompt
+    assert fit(prompt, reader(tokenizer)) is prompt
     assert not caplog.records
 
 
@@ -107,17 +111,17 @@ def test_a_prompt_that_fits_is_left_alone_in_silence(tokenizer, caplog):
 ])
 def test_what_alone_is_too_long_is_refused_by_name(tokenizer, base, target, field):
     with pytest.raises(InvalidInput, match="shorten") as caught:
-        fit_to_window(tokenizer, join_prompt(base, [target]))
+        fit(join_prompt(base, [target]), reader(tokenizer))
     assert caught.value.field == field and str(tokenizer.model_max_length) in str(caught.value)
 
 
 def test_a_prompt_of_exactly_the_window_fits(tokenizer):
     window = tokenizer.model_max_length
-    tokens = tokenize(tokenizer, [join_prompt(" ".join("a" * (window - 2)), ())])
+    tokens = tokenize(reader(tokenizer), [join_prompt(" ".join("a" * (window - 2)), ())])
     assert not tokens.pad_mask.any() and tokens.base_mask.sum() == window - 2
 
 
 def test_no_prompt_has_targets(tokenizer):
-    tokens = tokenize(tokenizer, [join_prompt("", ()), join_prompt("a person", ())])
+    tokens = tokenize(reader(tokenizer), [join_prompt("", ()), join_prompt("a person", ())])
     assert tokens.target_weights.shape == (2, tokenizer.model_max_length, 0)
     assert not tokens.base_mask[0].any() and not tokens.phrase_weights[0].any()

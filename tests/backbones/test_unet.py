@@ -146,9 +146,9 @@ def test_phrase_means_are_means_over_the_tokens_of_each_phrase(backbone):
     features = backbone.encode_prompts([join_prompt("a winter hat, red", ["a turban", "blue hair"])])
     phrases, target = features.phrase_means()
     for column in range(2):
-        tokens = features.phrase_weights[0, :, column] > 0
+        tokens = features.phrase_weights[0, :, 0, column] > 0
         torch.testing.assert_close(phrases[0, column], features.embeddings[0, tokens].mean(0))
-    means = [features.embeddings[0, features.target_weights[0, :, column] > 0].mean(0) for column in range(2)]
+    means = [features.embeddings[0, features.target_weights[0, :, 0, column] > 0].mean(0) for column in range(2)]
     torch.testing.assert_close(target[0], torch.stack(means).mean(0))
 
 

@@ -10,7 +10,7 @@ from spf.config import MethodConfig
 from spf.errors import Cancelled, InvalidInput
 from spf.generation.pair import drawn_steps, to_pictures, to_tensor
 from spf.method import control_map
-from spf.method.attention import phrase_maps
+from spf.method.attention import encoder_phrase_maps
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +81,10 @@ def test_m_and_sfcm_are_those_of_the_response_paths_own_latent(pair, backbone, r
             eps_res = response.predict(x_t, t, full)
             layers = [layer.attention for layer in features.layers()]
         m = control_map.soft_map(backbone.predict(x_t, t, base), eps_res, method.soft_map_norm)
-        a = phrase_maps(layers, full.phrase_weights, (8, 8))
+        a = encoder_phrase_maps(layers, full.phrase_weights, (8, 8))
         sfcm = control_map.refine(m, a, torch.from_numpy(result.gamma)[None], method.phrase_reduce)
         for found, expected in ((maps.soft_map, m), (maps.phrase_maps, a), (maps.sfcm, sfcm),
-                                (maps.target_maps, phrase_maps(layers, full.target_weights, (8, 8)))):
+                                (maps.target_maps, encoder_phrase_maps(layers, full.target_weights, (8, 8)))):
             np.testing.assert_allclose(found, expected[0].numpy(), atol=2e-3)
         assert m.max() > 0.9 and 0 < sfcm.mean() < 1
 

@@ -7,7 +7,7 @@ from torch.nn.functional import interpolate
 from spf.method.attention import (
     AttentionLayer,
     attention_map,
-    encoder_mean,
+    encoder_phrase_maps,
     mean_over_layers,
     minmax,
     phrase_attention,
@@ -165,10 +165,21 @@ def test_phrase_maps_without_phrases():
         assert phrase_maps([layer], torch.zeros(2, 5, 0), (4, 4), normalize).shape == (2, 0, 4, 4)
 
 
-def test_encoder_mean_pairs_the_same_phrase_of_both_encoders():
-    maps = torch.tensor([1.0, 2.0, 11.0, 22.0]).reshape(1, 4, 1, 1)  # CLIP phrases 1, 2; T5 phrases 1, 2
-    assert encoder_mean(maps).flatten().tolist() == [6, 12]
-    assert torch.equal(encoder_mean(maps, encoders=1), maps)
+@pytest.mark.parametrize("normalize", ["minmax", "none"])
+def test_encoder_phrase_maps_are_the_mean_of_each_encoders_own_maps(normalize):
+    """Eq. 17, D20: CLIP has tokens 0-2 and T5 tokens 3-6, and each map is normalised before the mean."""
+    layers = [AttentionLayer(rand(2, 2, 6, 3), rand(2, 2, 7, 3, seed=1), (2, 3), image_key=rand(2, 2, 6, 3, seed=2))]
+    clip, t5 = weights_for(7, [0, 1], [2]).expand(2, -1, -1), weights_for(7, [3], [4, 5]).expand(2, -1, -1)
+    found = encoder_phrase_maps(layers, torch.stack([clip, t5], dim=2), (4, 6), normalize)
+    apart = [phrase_maps(layers, weights, (4, 6), normalize) for weights in (clip, t5)]
+    torch.testing.assert_close(found, (apart[0] + apart[1]) / 2)
+    assert not torch.allclose(*apart)
+
+
+def test_one_encoder_is_eq_6():
+    layer = AttentionLayer(rand(1, 2, 6, 3), rand(1, 2, 5, 3, seed=1), (2, 3))
+    weights = weights_for(5, [0, 1], [2])
+    assert torch.equal(encoder_phrase_maps([layer], weights[:, :, None], (4, 6)), phrase_maps([layer], weights, (4, 6)))
 
 
 def test_half_precision_inputs_give_wide_maps_close_to_the_exact_ones():

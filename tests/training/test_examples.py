@@ -76,5 +76,5 @@ def test_examples_of_different_lengths_share_columns(examples):
     """The batch of one example keeps the columns of the longest prompt: padded phrases say nothing."""
     one = examples[[3]]
     assert one.full.phrase_weights.shape[-1] == one.gamma.shape[-1] == 3
-    assert not one.full.phrase_weights[0, :, 1:].any()
+    assert not one.full.phrase_weights[0, ..., 1:].any()
     assert one.full.prompts == (join_prompt("a person", ["a winter hat"]),)

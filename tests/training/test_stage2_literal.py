@@ -124,7 +124,7 @@ def literal_terms(scene, ref, leaves, eps_ref, eps_res, method):
         layers = literal_layers(ref, leaves, b)
         with torch.no_grad():  # D12
             M = literal.soft_map(eps_ref[b], eps_res[b], method.soft_map_norm)
-            weights = scene.batch.full.phrase_weights[b]
+            weights = scene.batch.full.phrase_weights[b, :, 0]
             tokens = [weights[:, i].nonzero().flatten().tolist() for i in range(weights.shape[1])]
             A = [literal.phrase_map(layers, phrase, SIDE, SIDE) for phrase in tokens]
             sfcm = literal.refined_map(M, A, list(scene.batch.gamma[b]), method.phrase_reduce)

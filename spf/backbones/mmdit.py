@@ -1,0 +1,211 @@
+"""Stable Diffusion 3 and 3.5: two CLIP towers and T5, a transformer with joint attention, rectified flow (Appendix D)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from torch import Tensor, nn
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+from spf.backbones import autoencoder
+from spf.backbones.autoencoder import Autoencoder
+from spf.backbones.base import LayerFeatures, TextFeatures, Trainable
+from spf.backbones.capture import capture, latent_grid
+from spf.backbones.tokens import Reader, fit, memberships, tokenize
+from spf.method.attention import AttentionLayer, split_heads
+from spf.method.diffusion import FlowObjective
+from spf.method.phrases import Prompt
+
+JOINT_ATTENTION = "attn"  # in an MM-DiT block, attn attends over image and text together; attn2 is image only
+ENCODED_AT_ONCE = 64  # prompts
+T5_WINDOW = 256  # tokens: what StableDiffusion3Pipeline reads at most, with or without T5
+# D2: the joint attention of both streams
+_JOINT_PROJECTIONS = tuple(f".{JOINT_ATTENTION}.{name}." for name in (
+    "to_q", "to_k", "to_v", "to_out", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"))
+
+
+@dataclass
+class MMDiTBackbone:
+    """The MM-DiT family of backbones.base.Backbone. Without T5 its place in the sequence is filled with zeros (D19)."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModelWithProjection
+    tokenizer_2: CLIPTokenizer
+    text_encoder_2: CLIPTextModelWithProjection
+    tokenizer_3: T5Tokenizer | None
+    text_encoder_3: T5EncoderModel | None
+    denoiser: SD3Transformer2DModel
+    vae: Autoencoder
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+    def __post_init__(self) -> None:
+        for module in self._modules():
+            module.requires_grad_(False).eval()
+        config = self.scheduler.config
+        self.objective = FlowObjective(shift=config.shift, time_scale=config.num_train_timesteps)
+        self.window = self.tokenizer.model_max_length
+        self.t5_window = T5_WINDOW if self.tokenizer_3 is None else min(self.tokenizer_3.model_max_length, T5_WINDOW)
+        self._clip_readers = [Reader(self.tokenizer, self.window), Reader(self.tokenizer_2, self.window)]
+        self._t5_readers = [] if self.text_encoder_3 is None else [Reader(self.tokenizer_3, self.t5_window)]
+        self._sites = [_sites(f"transformer_blocks.{index}.{JOINT_ATTENTION}", block.attn)
+                       for index, block in enumerate(self.denoiser.transformer_blocks)]
+
+    def _modules(self) -> list[nn.Module]:
+        modules = (self.text_encoder, self.text_encoder_2, self.text_encoder_3, self.denoiser, self.vae)
+        return [module for module in modules if module is not None]
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        side = resolution // autoencoder.scale_factor(self.vae)
+        return self.denoiser.config.in_channels, side, side
+
+    def sampler(self, num_inference_steps: int) -> FlowMatchEulerDiscreteScheduler:
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(num_inference_steps, device=self.device)
+        return scheduler
+
+    def fork(self) -> MMDiTBackbone:
+        return MMDiTBackbone(
+            self.tokenizer, self.text_encoder, self.tokenizer_2, self.text_encoder_2, self.tokenizer_3, self.text_encoder_3,
+            copy.deepcopy(self.denoiser), self.vae, self.scheduler)
+
+    def to(self, device: torch.device) -> MMDiTBackbone:
+        for module in self._modules():
+            module.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
+        readers = [*self._clip_readers, *self._t5_readers]
+        fitted = [fit(prompt, *readers) for prompt in prompts]
+        clip, clip_2, *t5 = (tokenize(reader, fitted) for reader in readers)
+        clip_states, pooled = self._read_clip(clip.ids, clip_2.ids)  # (B, T_clip, C_clip), (B, C_pooled)
+        t5_states = self._read_t5(t5[0].ids) if t5 else self._no_t5(len(fitted), clip_states)  # (B, T_t5, C)
+        clip_states = F.pad(clip_states, (0, t5_states.shape[-1] - clip_states.shape[-1]))
+        return TextFeatures(
+            torch.cat([clip_states, t5_states], dim=1), pooled=pooled,
+            **memberships([clip, *t5], rest=0 if t5 else self.t5_window)).to(self.device)
+
+    def _read_clip(self, *ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Penultimate states and projections of both towers, each side by side along the channels."""
+        outputs = [_chunked(encoder, tokens.to(self.device), lambda output: (output.hidden_states[-2], output.text_embeds))
+                   for encoder, tokens in zip((self.text_encoder, self.text_encoder_2), ids, strict=True)]
+        states, pooled = zip(*outputs, strict=True)
+        return torch.cat(states, dim=-1), torch.cat(pooled, dim=-1)
+
+    def _read_t5(self, ids: Tensor) -> Tensor:
+        (states,) = _chunked(self.text_encoder_3, ids.to(self.device), lambda output: (output.last_hidden_state,))
+        return states
+
+    def _no_t5(self, count: int, like: Tensor) -> Tensor:
+        return like.new_zeros(count, self.t5_window, self.denoiser.config.joint_attention_dim)
+
+    def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
+        return self.denoiser(x_t, text.embeddings, text.pooled, t).sample
+
+    @contextmanager
+    def capture(self) -> Iterator[_JointAttention]:
+        names = [name for sites in self._sites for name in sites.names]
+        with capture(self.denoiser, names) as outputs, latent_grid(self.denoiser) as grid:
+            yield _JointAttention(self._sites, self.denoiser.config.patch_size, outputs, grid)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return autoencoder.encode(self.vae, images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return autoencoder.decode(self.vae, latents)
+
+    def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self.denoiser.named_parameters():
+            if which == "full" or any(part in name for part in _JOINT_PROJECTIONS):
+                yield name, parameter
+
+
+@dataclass(frozen=True)
+class _Sites:
+    """Where the projections of one joint attention leave it, after the normalisation of queries and keys if there is one."""
+
+    name: str
+    heads: int
+    image_query: str
+    image_key: str
+    image_value: str
+    text_query: str
+    text_key: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.image_query, self.image_key, self.image_value, self.text_query, self.text_key
+
+
+def _sites(name: str, attention: nn.Module) -> _Sites:
+    def site(norm: str, projection: str) -> str:
+        return f"{name}.{projection if getattr(attention, norm) is None else norm}"
+
+    return _Sites(
+        name, attention.heads, site("norm_q", "to_q"), site("norm_k", "to_k"), f"{name}.to_v",
+        site("norm_added_q", "add_q_proj"), site("norm_added_k", "add_k_proj"))
+
+
+@dataclass(frozen=True)
+class _JointAttention:
+    """The captured projections of a prediction, as layer features."""
+
+    sites: list[_Sites]
+    patch_size: int
+    outputs: dict[str, Tensor]
+    latent_grid: dict[str, tuple[int, int]]
+
+    def layers(self) -> list[LayerFeatures]:
+        h, w = (side // self.patch_size for side in self.latent_grid["latents"])
+        return [self._layer(sites, (h, w)) for sites in self.sites]
+
+    def _layer(self, sites: _Sites, grid: tuple[int, int]) -> LayerFeatures:
+        image_query, image_key, image_value, text_query, text_key = (
+            _per_head(self.outputs[name], sites.heads) for name in sites.names)
+        return LayerFeatures(
+            name=sites.name, grid=grid, text=text_query, image_key=image_key, image_value=image_value, image=image_query,
+            attention=AttentionLayer(query=image_query, text_key=text_key, grid=grid, image_key=image_key))
+
+
+def _per_head(output: Tensor, heads: int) -> Tensor:
+    """(B, H, N, D) from a normalisation, which sees heads apart, or from a projection (B, N, H D)."""
+    return output if output.ndim == 4 else split_heads(output, heads)
+
+
+def _chunked(encoder: nn.Module, ids: Tensor, read) -> list[Tensor]:
+    """What `read` takes from the encoder's outputs, for a few prompts at a time."""
+    pieces = [read(encoder(chunk, output_hidden_states=True)) for chunk in ids.split(ENCODED_AT_ONCE)]
+    return [torch.cat(piece) for piece in zip(*pieces, strict=True)]
+
+
+def load_mmdit(folder: Path, dtype: torch.dtype = torch.float32) -> MMDiTBackbone:
+    """A StableDiffusion3Pipeline folder; text_encoder_3 may be absent. OSError, ValueError or KeyError if it is damaged."""
+    options = {"local_files_only": True, "use_safetensors": True}
+    has_t5 = (folder / "text_encoder_3" / "config.json").is_file()
+    has_tokenizer_3 = (folder / "tokenizer_3" / "tokenizer_config.json").is_file()
+
+    def part(kind: type, name: str, **keywords):
+        return kind.from_pretrained(folder, subfolder=name, **keywords)
+
+    return MMDiTBackbone(
+        tokenizer=part(CLIPTokenizer, "tokenizer", local_files_only=True),
+        text_encoder=part(CLIPTextModelWithProjection, "text_encoder", dtype=dtype, **options),
+        tokenizer_2=part(CLIPTokenizer, "tokenizer_2", local_files_only=True),
+        text_encoder_2=part(CLIPTextModelWithProjection, "text_encoder_2", dtype=dtype, **options),
+        tokenizer_3=part(T5Tokenizer, "tokenizer_3", local_files_only=True) if has_tokenizer_3 else None,
+        text_encoder_3=part(T5EncoderModel, "text_encoder_3", dtype=dtype, **options) if has_t5 else None,
+        denoiser=part(SD3Transformer2DModel, "transformer", torch_dtype=dtype, **options),
+        vae=part(autoencoder.class_of(folder / "vae"), "vae", torch_dtype=dtype, **options),
+        scheduler=part(FlowMatchEulerDiscreteScheduler, "scheduler", local_files_only=True),
+    )
