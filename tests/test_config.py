@@ -43,8 +43,10 @@ def test_training_presets_load(preset):
 
 
 def test_pretraining_presets_load():
-    assert set(config.model_presets()) >= {path.stem for path in (config.CONFIGS / "pretrain").glob("*.yaml")} != set()
+    trained = {path.stem for path in (config.CONFIGS / "pretrain").glob("*.yaml")}
+    assert {"recogniser"} < trained <= {"recogniser", *config.model_presets()}
     assert presets.pretrain_config("pocket").vocabulary == 1024
+    assert presets.pretrain_config("recogniser").base == "pocket"
 
 
 def test_defaults_are_the_papers_numbers():

@@ -7,6 +7,7 @@ import inspect
 import multiprocessing
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,22 +38,51 @@ class PictureSet:
 
 def picture_set(folder: Path, seed: int | str, count: int, target_share: float, size: int = renderer.SIZE) -> PictureSet:
     """Load the set from `folder`, rendering it first if this world has not been rendered there before."""
-    source = inspect.getsource(world) + inspect.getsource(renderer)
-    key = hashlib.sha256(f"{source}/{seed}/{count}/{target_share}/{size}".encode()).hexdigest()[:16]
-    path = folder / f"pictures-{key}.npy"
+    path = folder / f"pictures-{_key(seed, count, target_share, size)}.npy"
     portraits = [portrait_at(seed, index, target_share) for index in range(count)]
     if not path.exists():
         _render_all(portraits, path, size)
     return PictureSet(portraits, np.load(path, mmap_mode="r"))
 
 
+def mask_set(folder: Path, seed: int | str, count: int, target_share: float, size: int = renderer.SIZE) -> np.ndarray:
+    """The part masks of the first `count` portraits of a stream: (count, size, size) uint8, bit i is set where PARTS[i] is.
+
+    Ten drawings per portrait, so they are kept in `folder` like the pictures.
+    """
+    path = folder / f"masks-{_key(seed, count, target_share, size)}.npy"
+    if not path.exists():
+        portraits = [portrait_at(seed, index, target_share) for index in range(count)]
+        _write_all(_Masks(size), portraits, path, (size, size))
+    return np.load(path, mmap_mode="r")
+
+
+def part_bits(portrait: Portrait, size: int = renderer.SIZE) -> np.ndarray:
+    """All part masks of one portrait as bits: (size, size) uint8."""
+    bits = np.zeros((size, size), np.uint8)
+    for bit, part in enumerate(renderer.PARTS):
+        if (part, getattr(portrait, part, "")) not in (("glasses", "none"), ("target", None)):
+            bits |= renderer.part_mask(portrait, part, size).astype(np.uint8) << bit
+    return bits
+
+
+def _key(seed: int | str, count: int, target_share: float, size: int) -> str:
+    """Names what the seed and the source of this world determine."""
+    source = inspect.getsource(world) + inspect.getsource(renderer)
+    return hashlib.sha256(f"{source}/{seed}/{count}/{target_share}/{size}".encode()).hexdigest()[:16]
+
+
 def _render_all(portraits: list[Portrait], path: Path, size: int) -> None:
+    _write_all(_Draw(size), portraits, path, (size, size, 3))
+
+
+def _write_all(draw: Callable[[Portrait], np.ndarray], portraits: list[Portrait], path: Path, shape: tuple[int, ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".partial")
-    pixels = np.lib.format.open_memmap(staged, "w+", np.uint8, (len(portraits), size, size, 3))
+    pixels = np.lib.format.open_memmap(staged, "w+", np.uint8, (len(portraits), *shape))
     # spawn: the parent has started torch's threads, which fork would copy in an undefined state
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        drawn = pool.imap(_Draw(size), portraits, chunksize=64)
+        drawn = pool.imap(draw, portraits, chunksize=64)
         for index, picture in enumerate(tqdm(drawn, total=len(portraits), desc="rendering", unit="picture")):
             pixels[index] = picture
     pixels.flush()
@@ -65,3 +95,11 @@ class _Draw:
 
     def __call__(self, portrait: Portrait) -> np.ndarray:
         return np.asarray(renderer.draw(portrait, self.size))
+
+
+@dataclass(frozen=True)
+class _Masks:
+    size: int
+
+    def __call__(self, portrait: Portrait) -> np.ndarray:
+        return part_bits(portrait, self.size)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from spf.config import CONFIGS, REPOSITORY, FlowPretrainConfig, PretrainConfig, home, load_yaml, parse
+from spf.config import CONFIGS, REPOSITORY, FlowPretrainConfig, PretrainConfig, RecogniserPretrainConfig, home, load_yaml, parse
 from spf.errors import InvalidInput
 from spf.pocket.flow_pretrain import FlowPretraining
 from spf.pocket.parts import PartTraining
 from spf.pocket.pretrain import Pretraining
+from spf.pocket.recognition import RecogniserTraining
 
 
 def pretrain(preset: str, parts: tuple[str, ...], minutes: float, device: torch.device) -> bool:
@@ -34,17 +35,23 @@ def part_training(preset: str, device: torch.device, minutes: float) -> PartTrai
     if isinstance(config, FlowPretrainConfig):
         base = part_training(config.base, device, minutes)
         return FlowPretraining(config, base, _folder(preset), device, minutes)
+    if isinstance(config, RecogniserPretrainConfig):
+        base = part_training(config.base, device, minutes)
+        return RecogniserTraining(config, base, _folder(preset), device, minutes)
     return Pretraining(config, _folder(preset), device, minutes)
 
 
-def pretrain_config(preset: str) -> PretrainConfig | FlowPretrainConfig:
+def pretrain_config(preset: str) -> PretrainConfig | FlowPretrainConfig | RecogniserPretrainConfig:
     """configs/pretrain/<preset>.yaml. Raises InvalidInput naming the presets that exist."""
     presets = {path.stem: path for path in sorted((CONFIGS / "pretrain").glob("*.yaml"))}
     if preset not in presets:
         raise InvalidInput("preset", f"'{preset}' is not known; choose one of {', '.join(presets)}")
     values = load_yaml(presets[preset])
-    return parse(FlowPretrainConfig if values.get("family") == "mmdit" else PretrainConfig, values)
+    return parse(_SCHEMAS.get(values.get("family"), PretrainConfig), values)
 
 
 def _folder(preset: str) -> Path:
     return home() / "pretrain" / preset
+
+
+_SCHEMAS = {"mmdit": FlowPretrainConfig, "recogniser": RecogniserPretrainConfig}
