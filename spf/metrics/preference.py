@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spf.backbones.mps import VIT_H, Mps, MpsNetwork
 from spf.clip import Clip
 from spf.metrics.base import Metric, Pairs, Rows
 from spf.metrics.clip_score import TextSimilarity, published_clip
-from spf.metrics.weights import Published
+from spf.metrics.weights import Published, fill, find, load_tensors
 
 HPS = Published("HPSv2", "HPS_v2.1_compressed.pt", "https://huggingface.co/xswu/HPSv2 (Apache-2.0)")
+MPS = Published("MPS", "MPS_overall.pth", (
+    "https://pai-aigc-photog.oss-cn-hangzhou.aliyuncs.com/easyanimate/Third_Party/MPS_overall.pth, the plain weights of "
+    "https://github.com/Kwai-Kolors/MPS (MIT)"))
 
 
 class PreferenceModel(Protocol):
@@ -32,6 +36,16 @@ def hps(clip: Clip, name: str) -> Metric:
 def hps_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
     """ViT-H/14 with the weights of HPS v2.1; scores of v2.0 are not comparable with its."""
     return published_clip(HPS, "ViT-H-14", folder, device)
+
+
+def mps_model(folder: Path, device: torch.device | str = "cpu", architecture: dict = VIT_H) -> Mps:
+    """The released "overall" head. Raises MetricUnavailable naming the file that is missing."""
+    path = find(MPS, folder)
+    network = MpsNetwork(architecture)
+    known = set(network.state_dict())
+    # position_ids were stored by older versions of transformers, and are no weights
+    tensors = {name: value for name, value in load_tensors(path).items() if name in known or not name.endswith("position_ids")}
+    return Mps(fill(network, tensors, path).to(device))
 
 
 class PreferenceScore:

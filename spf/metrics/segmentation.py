@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spf.metrics.base import Metric, Pairs, Rows
+from spf.backbones.segment_anything import SegmentAnything
+from spf.errors import ModelNotFound
+from spf.metrics.base import Metric, MetricUnavailable, Pairs, Rows
+from spf.metrics.weights import Published, find
 
-SMALLEST_SHARE = 0.005  # of the picture; automatic masks below it come and go by chance
+SAM = Published("Seg-Cons", "sam-vit-huge", "https://huggingface.co/facebook/sam-vit-huge (Apache-2.0)")
+SMALLEST_SHARE = 0.005  # of the picture; what is smaller comes and goes by chance
 NOTHING_FOUND = "no segment in either picture"
 
 
@@ -54,20 +59,30 @@ class SegmentConsistency:
         return _scored(a, b, segment_consistency)
 
 
+def sam(folder: Path, device: torch.device | str = "cpu") -> SegmentConsistency:
+    """Automatic masks of SAM ViT-H. Raises MetricUnavailable naming the folder that is missing or damaged."""
+    try:
+        return SegmentConsistency(SegmentAnything(find(SAM, folder), device))
+    except ModelNotFound as error:
+        raise MetricUnavailable(str(error)) from None
+
+
 def metric(extractor: PartConsistency | SegmentConsistency) -> Metric:
     return Metric("seg_cons", "Seg-Cons", "up", extractor, scale=100)
 
 
 def _scored(a, b, score: Callable[[np.ndarray, np.ndarray], float]) -> Rows:
-    empty = [not x.any() and not y.any() for x, y in zip(a, b, strict=True)]
-    values = [float("nan") if nothing else score(x, y) for x, y, nothing in zip(a, b, empty, strict=True)]
-    return Rows.of(values, [NOTHING_FOUND if nothing else "" for nothing in empty])
+    values = [score(x, y) if x.any() or y.any() else float("nan") for x, y in zip(a, b, strict=True)]
+    return Rows.of(values, [NOTHING_FOUND if np.isnan(value) else "" for value in values])
 
 
 def part_consistency(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over parts seen in either picture of |a & b| / |a | b|; masks (P, H, W) bool, in [0, 1]. NaN if all are empty."""
+    """Mean over parts seen in either picture of |a & b| / |a | b|; masks (P, H, W) bool, in [0, 1]. NaN if none is seen.
+
+    A part is seen where it takes 0.5 % of the picture: a few stray pixels are none.
+    """
     union = (a | b).sum(axis=(1, 2))
-    seen = union > 0
+    seen = np.maximum(a.mean(axis=(1, 2)), b.mean(axis=(1, 2))) >= SMALLEST_SHARE
     return float(((a & b).sum(axis=(1, 2))[seen] / union[seen]).mean()) if seen.any() else float("nan")
 
 

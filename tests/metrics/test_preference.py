@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from spf.backbones.mps import MpsNetwork
 from spf.metrics import preference
-from spf.metrics.base import summarise
+from spf.metrics.base import MetricUnavailable, summarise
 
 
 class Brightness:
@@ -42,3 +43,29 @@ def test_clip_preference_is_the_scaled_cosine(make_pairs, clip):
     score = preference.ClipPreference(clip, "tiny").score(pairs.customized, pairs.prompts)
     cosine = clip.embed_images(pairs.customized) @ clip.embed_texts([pairs.prompts[0]])[0]
     torch.testing.assert_close(score, clip.model.logit_scale.exp() * cosine)
+
+
+TINY = {
+    "projection_dim": 16,
+    "text_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                    "projection_dim": 16},
+    "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                      "patch_size": 8, "image_size": 16, "projection_dim": 16},
+}
+
+
+def test_mps_loads_from_a_file_with_the_position_ids_of_older_libraries(tmp_path, make_pairs):
+    torch.manual_seed(0)
+    weights = MpsNetwork(TINY).state_dict() | {"model.text_model.embeddings.position_ids": torch.arange(77)[None]}
+    torch.save(weights, tmp_path / preference.MPS.path)
+    model = preference.mps_model(tmp_path, architecture=TINY)
+    rows = preference.PreferenceScore(model)(make_pairs(2))
+    assert rows.values.shape == (2, 2) and not any(rows.problems)
+
+
+@pytest.mark.parametrize("load, file", [
+    (preference.mps_model, "MPS_overall.pth"), (preference.hps_clip, "HPS_v2.1_compressed.pt")])
+def test_missing_weights_are_named(tmp_path, monkeypatch, load, file):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(MetricUnavailable, match=f"{file} does not exist.*https://"):
+        load(tmp_path)

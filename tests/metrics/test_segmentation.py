@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spf.metrics import segmentation as seg
-from spf.metrics.base import Pairs, summarise
+from spf.metrics.base import MetricUnavailable, Pairs, summarise
 
 
 def boxes(*spans, side=20):
@@ -82,3 +82,20 @@ def test_a_pair_without_any_segment_is_named_and_an_empty_side_is_zero(extractor
     assert rows.problems == ("", "", seg.NOTHING_FOUND) and rows.values[:2, 0].tolist() == [1, 0]
     summary = summarise(seg.metric(extractor), rows, 10)
     assert summary.value == 50 and summary.excluded == {seg.NOTHING_FOUND: 1}
+
+
+def test_a_few_stray_pixels_are_no_part():
+    masks, stray = boxes((0, 10), (0, 0)), boxes((0, 10), (0, 0))
+    stray[1, 0, :1] = True  # 1 of 400
+    assert seg.part_consistency(masks, stray) == 1
+    stray[1, 0, :2] = True  # 0.5 %
+    assert seg.part_consistency(masks, stray) == 0.5
+
+
+def test_a_missing_or_empty_folder_of_sam_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(MetricUnavailable, match="sam-vit-huge does not exist.*facebook/sam-vit-huge"):
+        seg.sam(tmp_path)
+    (tmp_path / "sam-vit-huge").mkdir()
+    with pytest.raises(MetricUnavailable, match="sam-vit-huge cannot be used"):
+        seg.sam(tmp_path)
