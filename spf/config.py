@@ -178,6 +178,25 @@ class TrainConfig(Schema):
         return self
 
 
+class MagnetConfig(Schema):
+    """Magnet edits the prompt's embeddings before sampling."""
+
+    name: Literal["magnet"] = "magnet"
+    strength: float = Field(1.0, ge=0, le=10, description="Times the published edit; 0 changes nothing.")
+    threshold: float = Field(0.6, ge=-1, le=2, description="lambda of alpha = exp(lambda - omega).")
+    neighbours: int = Field(5, ge=1, le=100, description="Nouns that the effect of an attribute is measured on.")
+
+
+class StormConfig(Schema):
+    """STORM moves the latents of the first steps until the attention of two words overlaps less."""
+
+    name: Literal["storm"] = "storm"
+    step_size: float = Field(20.0, ge=0, le=1000, description="For latents as large as Stable Diffusion's; 0 changes nothing.")
+    guided_share: float = Field(0.5, ge=0, le=1, description="Share of the denoising steps that are guided.")
+    binding_from: float = Field(0.14, ge=0, le=1, description="From which share on adjectives are bound to their nouns.")
+    refinements: int = Field(30, ge=0, le=200, description="Most repetitions of a step that leaves two words on the wrong side.")
+
+
 class GenerationRequest(Schema):
     """What one press of Generate asks for."""
 
@@ -192,6 +211,8 @@ class GenerationRequest(Schema):
     seed: int = Field(0, ge=0, lt=2**63)
     num_inference_steps: int = Field(20, ge=1, le=200)
     guidance_scale: float = Field(5.0, ge=1.0, le=30.0)
+    guide: Annotated[MagnetConfig | StormConfig, Field(discriminator="name")] | None = Field(
+        None, description="A training-free method that acts while the customized portrait is drawn.")
     map_steps: int = Field(
         5, ge=0, le=200, description="At how many of the steps M and the SFCM are drawn; 0 draws no maps.")
 
@@ -279,7 +300,8 @@ class EvaluatedMethod(Schema):
         None, description="Settings of the training run, dotted ('method.use_sfcm': false); None: nothing is trained.")
     start: Name | None = Field(None, description="The row whose weights training starts from, or sampling takes over.")
     customizations: dict[str, Name] = Field({}, description="Ready customizations instead, by target.")
-    inference: Name | None = Field(None, description="A training-free method that samples with these weights.")
+    guide: Annotated[MagnetConfig | StormConfig, Field(discriminator="name")] | None = Field(
+        None, description="A training-free method that acts while these weights are sampled.")
 
 
 class EvaluationTable(Schema):
@@ -319,6 +341,7 @@ class EvaluationConfig(Schema):
     guidance_scale: float | None = Field(None, ge=1, le=30, description="None: the model's own.")
     methods: dict[Name, EvaluatedMethod] = Field(min_length=1)
     tables: dict[Name, EvaluationTable] = Field(description="By the number of the table in the paper.")
+    by_target: tuple[Name, ...] = Field((), description="Rows that are also shown target by target.")
     reconstruction: tuple[Name, ...] = Field((), description="Fig. 13: rows that also draw the base text alone.")
     sensitivity: SensitivityConfig | None = None
     continuous: ContinuousConfig | None = None
@@ -331,7 +354,8 @@ class EvaluationConfig(Schema):
 
     @model_validator(mode="after")
     def _rows_exist(self) -> EvaluationConfig:
-        named = {f"tables.{key}": table.rows for key, table in self.tables.items()} | {"reconstruction": self.reconstruction}
+        named = {f"tables.{key}": table.rows for key, table in self.tables.items()}
+        named |= {"reconstruction": self.reconstruction, "by_target": self.by_target}
         named |= {f"methods.{name}.start": (row.start,) for name, row in self.methods.items() if row.start}
         named |= {part: (value.row,) for part in ("sensitivity", "continuous") if (value := getattr(self, part))}
         for field, rows in named.items():
@@ -459,6 +483,11 @@ def train_config(preset: str, overrides: dict[str, Any]) -> TrainConfig:
     for changes in (RECIPES.get(recipe, {}), tuned.get(recipe, {})):
         values = _merged(values, copy.deepcopy(changes))
     return parse(TrainConfig, with_overrides(values, overrides))
+
+
+def evaluation_config(path: Path, overrides: dict[str, Any]) -> EvaluationConfig:
+    """An evaluation's file with dotted overrides applied. Raises InvalidInput naming the file or the setting."""
+    return parse(EvaluationConfig, with_overrides(load_yaml(path), overrides))
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
