@@ -1,0 +1,1 @@
+"""The methods that SPF-Portrait is compared with: one file per method, one signature, one registry."""
