@@ -8,10 +8,14 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
+from huggingface_hub import try_to_load_from_cache
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from spf.config import REPOSITORY
 from spf.errors import ModelNotFound
 
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -27,6 +31,28 @@ class Clip:
         size = model.visual.image_size
         self.image_size = size if isinstance(size, tuple) else (size, size)
         self._mean, self._std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+
+    @classmethod
+    def load(cls, where: str) -> Clip:
+        """What a preset's `clip` says: a folder (relative to the repository), or 'model:pretrained' of open_clip, where
+        pretrained is one of its tags, read from the local hub cache, or a .safetensors file.
+
+        Raises ModelNotFound naming what is missing or damaged.
+        """
+        if (problem := missing(where)) is not None:
+            raise ModelNotFound(f"clip: {problem}.")
+        name, _, tag = where.partition(":")
+        if not tag:
+            return cls.from_folder(REPOSITORY / where)
+        settings = open_clip.get_pretrained_cfg(name, tag) or {}
+        try:
+            model = open_clip.create_model(name, force_quick_gelu=settings.get("quick_gelu", False))
+            model.load_state_dict(load_file(_published_weights(name, tag)))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = str(error).split("\n")[0]
+            raise ModelNotFound(f"clip: the file of '{where}' is damaged ({reason}); get it again.") from error
+        return cls(model, open_clip.get_tokenizer(name), settings.get("mean") or OPENAI_DATASET_MEAN,
+                   settings.get("std") or OPENAI_DATASET_STD)
 
     @classmethod
     def from_folder(cls, folder: Path) -> Clip:
@@ -66,6 +92,10 @@ class Clip:
             return torch.zeros(0, self.model.text_projection.shape[-1], device=self.device)
         return torch.stack([self._texts[text] for text in texts])
 
+    def know(self, embeddings: dict[str, Tensor]) -> None:
+        """Take over embeddings (D,) of texts that this CLIP computed in an earlier life."""
+        self._texts.update(embeddings)
+
     def embed_text_lists(self, texts: list[list[str]]) -> Tensor:
         """(B, P, D) for B lists of at most P texts, zero rows where a list is shorter."""
         longest = max(map(len, texts), default=0)
@@ -88,6 +118,37 @@ def missing_file(folder: Path) -> Path | None:
     transformers an empty vocabulary."""
     names = (_CONFIG, _WEIGHTS, "tokenizer/tokenizer.json")
     return next((folder / name for name in names if not (folder / name).is_file()), None)
+
+
+def missing(where: str) -> str | None:
+    """What of a preset's `clip` is not on this computer, and the remedy; None if all is there. Goes to no network."""
+    name, _, tag = where.partition(":")
+    if not tag:
+        file = missing_file(REPOSITORY / where)
+        return None if file is None else f"{file} does not exist; restore it or choose another model"
+    if name not in open_clip.list_models():
+        return f"'{name}' is no model of open_clip; correct 'clip' in the preset"
+    if tag.endswith(".safetensors"):
+        return None if _published_weights(name, tag) else f"{REPOSITORY / tag} does not exist; correct 'clip' in the preset"
+    if not (open_clip.get_pretrained_cfg(name, tag) or {}).get("hf_hub"):
+        return f"'{tag}' is no published version of open_clip's '{name}'; correct 'clip' in the preset"
+    if _published_weights(name, tag) is None:
+        return f"'{where}' is not on this computer; get it with 'python -m spf download' and the model's name"
+    return None
+
+
+def _published_weights(name: str, tag: str) -> Path | None:
+    """A file, or a published version's copy in the local hub cache. Safetensors only."""
+    if tag.endswith(".safetensors"):
+        path = REPOSITORY / Path(tag).expanduser()
+        return path if path.is_file() else None
+    found = try_to_load_from_cache(hub_id(name, tag), _WEIGHTS)
+    return Path(found) if isinstance(found, str) else None
+
+
+def hub_id(name: str, tag: str) -> str:
+    """The hub repository of a published version, as open_clip knows it."""
+    return open_clip.get_pretrained_cfg(name, tag)["hf_hub"].rstrip("/")
 
 
 class _ClipTokens:

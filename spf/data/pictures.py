@@ -1,4 +1,4 @@
-"""Pictures from disk: refused early if they are not what they should be, then plain square RGB.
+"""Pictures from disk: refused early if they are not what they should be, then upright, cropped, plain square RGB.
 
 Everything that decodes a file of unknown origin goes through `_opened`: three formats, and limits that are read from
 the header before a pixel is allocated.
@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from spf.config import Crop
 from spf.data.likeness import Likeness, likeness_of
 from spf.data.problems import shown
 from spf.errors import DataError
@@ -26,6 +27,7 @@ SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",)}
 MAX_PIXELS = 64 * 10**6
 MAX_BYTES = 100 * 10**6
 MINIMUM_SIZE = 64  # pixels of the shorter side
+PORTRAIT_TOP = 0.15  # of the height that a "portrait" crop leaves out, the share that it leaves out at the top
 
 _TOO_LARGE = f"is larger than {MAX_PIXELS // 10**6} megapixels; scale it down"
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
@@ -69,15 +71,15 @@ def inspect_picture(path: Path, minimum_size: int = MINIMUM_SIZE) -> Facts:
         return Facts("JPEG" if image.format == "MPO" else str(image.format), size, digest, seen, frames)
 
 
-def load_picture(path: Path, resolution: int) -> Image.Image:
-    """The centre square of a picture as RGB, (resolution, resolution). Raises BadPicture naming the file.
+def load_picture(path: Path, resolution: int, crop: Crop = "center") -> Image.Image:
+    """A square of a picture as RGB, (resolution, resolution). Raises BadPicture naming the file.
 
-    Turned upright by its EXIF orientation, transparency laid over white, resized with Lanczos.
+    Turned upright by its EXIF orientation, cropped, transparency laid over white, resized with Lanczos.
     """
     with _opened(path) as image:
         image.draft(None, (2 * resolution, 2 * resolution))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below this
         image = _plain(image)
-        return _resized(image, (resolution, resolution), _centre_square(image))
+        return _resized(image, (resolution, resolution), crop_box(image.size, crop))
 
 
 def load_whole(path: Path, shortest_side: int, minimum_size: int = MINIMUM_SIZE) -> Image.Image:
@@ -94,6 +96,29 @@ def shrink(image: Image.Image, shortest_side: int) -> Image.Image:
     scale = min(1.0, shortest_side / min(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     return _resized(image, (width, height), (0, 0, *image.size))
+
+
+def crop_box(size: tuple[int, int], crop: Crop = "center") -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the square that is used of an upright picture of (width, height) pixels.
+
+    It is as large as fits. "center" leaves as much on one side as on the other. "portrait" leaves, of a picture that is
+    higher than wide, PORTRAIT_TOP of what must go at the top and the rest below: in an upright portrait the head is above
+    the middle. No face is looked for; this project ships no detector, and guessing one from skin colour fails on people.
+    """
+    width, height = size
+    side = min(width, height)
+    left = (width - side) // 2
+    top = int((height - side) * (PORTRAIT_TOP if crop == "portrait" else 0.5))
+    return left, top, left + side, top + side
+
+
+def preview_crop(path: Path, crop: Crop, shortest_side: int = 512) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """The whole picture for showing, upright RGB, and the square of it, in its own pixels, that training will use.
+
+    Raises BadPicture.
+    """
+    image = load_whole(path, shortest_side, minimum_size=1)
+    return image, crop_box(image.size, crop)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -181,13 +206,6 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # broken EXIF raises as many kinds of error, and the picture is fine without it
         return image
-
-
-def _centre_square(image: Image.Image) -> tuple[int, int, int, int]:
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
 
 
 def _resized(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:

@@ -6,35 +6,39 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from spf.backbones.base import Backbone, TextFeatures
 from spf.clip import Clip
-from spf.config import MethodConfig
+from spf.config import Crop, MethodConfig, TrainConfig, home
 from spf.data.batches import Examples
-from spf.data.pictures import load_picture, to_array
+from spf.data.cache import TensorCache
 from spf.data.records import Record
 from spf.method.control_map import phrase_relevance
 from spf.method.phrases import join_prompt
+from spf.training.encoding import Encoder
 
-ENCODED_AT_ONCE = 16
+
+def cache_for(config: TrainConfig) -> TensorCache | None:
+    """This user's cache of encoded pictures and texts, or None if the run wants none."""
+    return TensorCache(home() / "cache", round(config.cache_gb * 10**9)) if config.cache_gb else None
 
 
 @torch.no_grad()
-def prepare(records: Sequence[Record], backbone: Backbone, clip: Clip, resolution: int, method: MethodConfig) -> Examples:
-    """Encode a training set. Raises DataError for a picture that cannot be read, InvalidInput for an over-long target."""
-    full = backbone.encode_prompts([join_prompt(record.base_text, [record.target_text]) for record in records])
-    base = backbone.encode_prompts([join_prompt(prompt.base.text, ()) for prompt in full.prompts])
-    device = full.embeddings.device
-    latents, images = [], []
-    for start in tqdm(range(0, len(records), ENCODED_AT_ONCE), desc="encoding pictures", unit="batch"):
-        chunk = records[start:start + ENCODED_AT_ONCE]
-        pixels = torch.stack([torch.from_numpy(to_array(load_picture(record.path, resolution))) for record in chunk]).to(device)
-        latents.append(backbone.encode_images(pixels))
-        images.append(clip.embed_images(pixels))
+def prepare(records: Sequence[Record], backbone: Backbone, clip: Clip, resolution: int, method: MethodConfig,
+            *, crop: Crop = "center", cache: TensorCache | None = None) -> Examples:
+    """Encode a training set, or take from the cache what was encoded before.
+
+    Raises DataError for a picture that cannot be read, InvalidInput for an over-long target.
+    """
+    encoder = Encoder(backbone, clip, cache)
+    full = encoder.prompts([join_prompt(record.base_text, [record.target_text]) for record in records])
+    base = encoder.prompts([join_prompt(prompt.base.text, ()) for prompt in full.prompts])
+    latents, images = encoder.pictures(records, resolution, crop)
+    encoder.learn_texts([text.text for prompt in full.prompts for text in (prompt.target, *prompt.phrases)])
     targets = clip.embed_texts([prompt.target.text for prompt in full.prompts])
-    return Examples(
-        torch.cat(latents), full, base, _gamma(full, targets, clip, method), targets, torch.cat(images), tuple(records))
+    if cache:
+        cache.trim()
+    return Examples(latents, full, base, _gamma(full, targets, clip, method), targets, images, tuple(records))
 
 
 def _gamma(full: TextFeatures, targets: Tensor, clip: Clip, method: MethodConfig) -> Tensor:

@@ -24,7 +24,7 @@ from spf.method.phrases import join_prompt
 from spf.training import checkpoint, identity
 from spf.training.checkpoint import Checkpoint, Position
 from spf.training.devices import accelerator_for, process_count, process_rank
-from spf.training.examples import prepare
+from spf.training.examples import cache_for, prepare
 from spf.training.loop import StageState, Watch, global_batch, steps_of, train_stage
 from spf.training.preview import Preview
 from spf.training.reports import reporter, require_reporter
@@ -108,7 +108,8 @@ class Run:
         clip = Clip.load(preset.clip).to(self.device)
         response = self._response(reference, preset, resumed)
         self._check_targets(records, reference)
-        examples = prepare(records, reference, clip, preset.resolution, self.config.method)
+        examples = prepare(records, reference, clip, preset.resolution, self.config.method,
+                           crop=self.config.crop, cache=cache_for(self.config))
         preview = Preview(self.folder, reference, response, clip, preset, records[0], self.config)
         stages = self.make_stages(self.config, reference, response, clip)
         self._identity = identity.identity(self.config, preset, records, self.accelerator.num_processes)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from spf.data.pictures import BadPicture, inspect_picture, load_picture, load_whole, to_array
+from spf.data.pictures import BadPicture, crop_box, inspect_picture, load_picture, load_whole, preview_crop, to_array
 from spf.errors import DataError
 
 
@@ -114,6 +116,43 @@ def test_reduced_decoding_of_large_jpegs_looks_the_same(tmp_path):
     quarters(1600).save(tmp_path / "x.png")
     jpeg, png = (np.asarray(load_picture(tmp_path / name, 64), int) for name in ("x.jpg", "x.png"))
     assert np.abs(jpeg - png).mean() < 2
+
+
+@pytest.mark.parametrize("size, crop, box", [
+    ((100, 100), "center", (0, 0, 100, 100)), ((100, 100), "portrait", (0, 0, 100, 100)),
+    ((300, 100), "center", (100, 0, 200, 100)), ((300, 100), "portrait", (100, 0, 200, 100)),
+    ((100, 300), "center", (0, 100, 100, 200)), ((100, 300), "portrait", (0, 30, 100, 130)),
+    ((101, 100), "center", (0, 0, 100, 100)), ((100, 101), "center", (0, 0, 100, 100)),
+    ((100, 101), "portrait", (0, 0, 100, 100)), ((1, 1), "portrait", (0, 0, 1, 1)),
+])
+def test_crop_boxes(size, crop, box):
+    assert crop_box(size, crop) == box
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from(["center", "portrait"]))
+def test_a_crop_is_the_largest_square_inside(width, height, crop):
+    left, top, right, bottom = crop_box((width, height), crop)
+    assert right - left == bottom - top == min(width, height)
+    assert 0 <= left and right <= width and 0 <= top and bottom <= height
+    assert top <= crop_box((width, height), "center")[1]
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+@pytest.mark.parametrize("crop, color", [("center", (0, 255, 0)), ("portrait", (255, 0, 0))])
+def test_the_preview_shows_the_square_that_is_trained_on(tmp_path, orientation, crop, color):
+    """A tall picture, red where a head would be and green in the middle, stored upright or on its side."""
+    tall = Image.new("RGB", (100, 400), "white")
+    tall.paste("red", (0, 45, 100, 145))
+    tall.paste("lime", (0, 150, 100, 250))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turn = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = tall.transpose(turn[orientation]) if orientation in turn else tall
+    stored.save(tmp_path / "x.png", exif=exif)
+    shown, box = preview_crop(tmp_path / "x.png", crop)
+    used = load_picture(tmp_path / "x.png", 100, crop)
+    assert shown.size == (100, 400) and shown.crop(box).tobytes() == used.tobytes()
+    assert near(used, (50, 50), color, 2) and near(used, (50, 95), color, 2) and near(used, (50, 5), color, 2)
 
 
 def test_load_whole_keeps_the_shape_and_only_shrinks(tmp_path, picture):
