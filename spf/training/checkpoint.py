@@ -89,6 +89,8 @@ class Checkpoint:
         for key, value in load_file(self.path / OPTIMIZER).items():
             entry, _, name = key.partition(":")
             states.setdefault(name, {})[entry] = value
+        if not states and self.position.stage_step == 0:
+            return  # it has no moments before its first step
         if states.keys() != parameters.keys():
             raise CheckpointError(f"resume: {self.path / OPTIMIZER} belongs to other parameters; start a new run.")
         order = {index: states[name] for index, name in enumerate(parameters)}

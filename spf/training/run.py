@@ -100,9 +100,11 @@ class Run:
     def _train(self) -> Customization:
         self._write_status()
         require_reporter(self.config.report_to)
-        self.accelerator = accelerator_for(self.device, self.config.mixed_precision)
         records = read_training_set(self.config)
         self.config, resumed = resumable(self.config, self.folder, records)
+        self.accelerator = accelerator_for(self.device, self.config.mixed_precision)
+        if self.accelerator.num_processes > 1:
+            self.device = self.accelerator.device
         preset = cfg.model_preset(self.config.model)
         reference = checkpoints.load_backbone(preset, self.device)
         clip = Clip.load(preset.clip).to(self.device)
