@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spf.backbones.base import Backbone, TextFeatures
+from spf.backbones.base import Backbone, Sampler, TextFeatures
 from spf.clip import Clip
 from spf.config import GenerationRequest, MethodConfig
 from spf.errors import Cancelled, InvalidInput
@@ -24,7 +24,7 @@ from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.method import control_map
 from spf.method.attention import AttentionLayer, encoder_phrase_maps
 from spf.method.phrases import Prompt, join_prompt
-from spf.metrics.preservation import mean_absolute_difference, resized_map
+from spf.metrics.pixels import mean_absolute_difference, resized_map
 
 OnStep = Callable[[StepView], None]
 
@@ -54,10 +54,13 @@ class Pair:
         self.base = reference.encode_prompts([negative, join_prompt(self.prompt.base.text, ())])
         self.gamma = self._gamma()  # (1, P)
         self.full = self.guide.text(response, self.full)
-        self.sampler = reference.sampler(request.num_inference_steps)
+        # each path has its own: some samplers count the steps they were asked for
+        self.reference_sampler, self.sampler = (
+            reference.sampler(request.num_inference_steps, request.scheduler) for _ in range(2))
         self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
         generator = torch.Generator().manual_seed(request.seed)  # on the CPU: a seed means the same on every device
-        self.noise = torch.randn(1, *reference.latent_shape(resolution), generator=generator).to(self.gamma.device)
+        shape = reference.latent_shape(request.height or resolution, request.width or resolution)
+        self.noise = torch.randn(1, *shape, generator=generator).to(self.gamma.device) * self.sampler.init_noise_sigma
         self.seconds = {"original": 0.0, "customized": 0.0, "maps": 0.0}
 
     @property
@@ -65,7 +68,7 @@ class Pair:
         """Everything that the reference path depends on, besides the model."""
         request = self.request
         return (self.prompt.base.text, request.negative_prompt, request.seed, request.num_inference_steps,
-                request.guidance_scale, self.drawn)
+                request.guidance_scale, request.scheduler, self.noise.shape, self.drawn)
 
     def run(self, known: Original | None = None, on_step: OnStep | None = None,
             is_cancelled: Callable[[], bool] = lambda: False) -> GenerationResult:
@@ -78,14 +81,14 @@ class Pair:
                 raise Cancelled("Generation was cancelled.")
             if known is None:
                 with self._timed("original"):
-                    x_ref, x_0 = self._advance(self.reference, self.base, x_ref, t)
+                    x_ref, x_0 = self._advance(self.reference, self.reference_sampler, self.base, x_ref, t)
                     if step in self.drawn:
                         previews[step] = self._picture(x_0)
             with self._timed("customized"):
                 x_res = self.guide.latents(self.response, step, t, x_res, self.full)
             if step not in self.drawn:
                 with self._timed("customized"):
-                    x_res, _ = self._advance(self.response, self.full, x_res, t)
+                    x_res, _ = self._advance(self.response, self.sampler, self.full, x_res, t)
                 continue
             x_res, x_0, step_maps = self._advance_and_measure(step, x_res, t)
             maps.append(step_maps)
@@ -95,9 +98,10 @@ class Pair:
         self.original = known or Original(self._picture(x_ref), previews)
         return self._finish(self._picture(x_res), maps)
 
-    def _advance(self, backbone: Backbone, text: TextFeatures, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _advance(self, backbone: Backbone, sampler: Sampler, text: TextFeatures, x_t: Tensor, t: Tensor,
+                 ) -> tuple[Tensor, Tensor]:
         """One guided step: the next latents and the one-step x_0."""
-        return self._sample(backbone.predict(x_t.expand(2, -1, -1, -1), t.expand(2), text), x_t, t)
+        return self._sample(sampler, backbone.predict(x_t.expand(2, -1, -1, -1), t.expand(2), text), x_t, t)
 
     def _advance_and_measure(self, step: int, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, StepMaps]:
         """The same step of the response path with its features kept, then the maps that hold for this very x_t."""
@@ -106,12 +110,12 @@ class Pair:
         with self._timed("maps"):
             reference = self.reference.predict(x_t, t[None], self.base[[1]])  # Eq. 5 asks for the same x_t
             maps = self._maps(step, t, reference, prediction[1:], [layer.attention.rows(1) for layer in features.layers()])
-        return *self._sample(prediction, x_t, t), maps
+        return *self._sample(self.sampler, prediction, x_t, t), maps
 
-    def _sample(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, sampler: Sampler, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         unconditional, conditional = prediction.chunk(2)
         guided = unconditional + self.request.guidance_scale * (conditional - unconditional)
-        sampled = self.sampler.step(guided, t, x_t).prev_sample
+        sampled = sampler.step(guided, t, x_t).prev_sample
         return sampled, self.reference.objective.predict_x0(x_t, guided, t[None])
 
     def _maps(self, step: int, t: Tensor, reference: Tensor, response: Tensor, layers: list[AttentionLayer]) -> StepMaps:
