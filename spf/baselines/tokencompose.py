@@ -20,8 +20,9 @@ from torch import Generator, Tensor
 from spf.backbones.base import Backbone, LayerFeatures
 from spf.baselines.fine_tuning import as_long_as_both
 from spf.clip import Clip
-from spf.config import TokenComposeConfig, TrainConfig
+from spf.config import Crop, TokenComposeConfig, TrainConfig
 from spf.data.batches import Examples
+from spf.data.metadata import MASKS
 from spf.data.pictures import load_picture
 from spf.data.problems import count, shown
 from spf.data.records import Record, read_training_set
@@ -32,7 +33,6 @@ from spf.method.precision import wide
 from spf.training.run import Stages
 from spf.training.stages import FineTuneStage, Losses, Report
 
-MASKS = "masks"
 PIXELS_PER_LATENT = 8  # a mask is read at the size of the pictures
 
 
@@ -42,7 +42,7 @@ def stages(config: TrainConfig, reference: Backbone, response: Backbone, clip: C
         raise InvalidInput("caption_dropout", "must be 0 for the recipe 'tokencompose', whose terms are about a caption's tokens")
     require_masks(read_training_set(config))
     empty = reference.encode_prompts([join_prompt("", ())])
-    return [(TokenComposeStage(FineTuneStage(response, empty), config.tokencompose), as_long_as_both(config))]
+    return [(TokenComposeStage(FineTuneStage(response, empty), config.tokencompose, config.crop), as_long_as_both(config))]
 
 
 def mask_path(picture: Path) -> Path:
@@ -59,9 +59,9 @@ def require_masks(records: Sequence[Record]) -> None:
             "render the set with 'dataset render --masks', or choose another method")
 
 
-def read_mask(picture: Path, resolution: int) -> Tensor:
+def read_mask(picture: Path, resolution: int, crop: Crop) -> Tensor:
     """The mask of a picture, cropped as it is: (1, resolution, resolution) of 0 and 1. Raises BadPicture."""
-    pixels = np.asarray(load_picture(mask_path(picture), resolution).convert("L"))
+    pixels = np.asarray(load_picture(mask_path(picture), resolution, crop).convert("L"))
     return torch.from_numpy(pixels > 127).float()[None]
 
 
@@ -113,6 +113,7 @@ class TokenComposeStage:
 
     fine_tuning: FineTuneStage
     settings: TokenComposeConfig
+    crop: Crop = "center"
     name: str = "stage1"
     _masks: dict[Path, Tensor] = field(default_factory=dict)
 
@@ -138,5 +139,5 @@ class TokenComposeStage:
         resolution = PIXELS_PER_LATENT * batch.latents.shape[-1]
         for record in batch.records:
             if record.path not in self._masks:
-                self._masks[record.path] = read_mask(record.path, resolution)
+                self._masks[record.path] = read_mask(record.path, resolution, self.crop)
         return torch.stack([self._masks[record.path] for record in batch.records]).to(batch.latents.device)

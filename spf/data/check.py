@@ -12,7 +12,7 @@ from typing import Any
 from spf.data import likeness, metadata, pictures
 from spf.data.captions import Reading
 from spf.data.layouts import Layout, read_layout
-from spf.data.metadata import EXAMPLE, METADATA, Row
+from spf.data.metadata import EXAMPLE, MASKS, METADATA, Row
 from spf.data.names import fold, leaves, pictures_below
 from spf.data.pictures import MINIMUM_SIZE, SUFFIXES, BadPicture, Facts
 from spf.data.problems import Problem, count, shown
@@ -234,7 +234,7 @@ class _Check:
     def _unlisted(self) -> None:
         listed = {_key(row) for row in self.rows}
         for name in self.on_disk:
-            if name not in listed:
+            if name not in listed and posixpath.basename(posixpath.dirname(name)) != MASKS:
                 self.warnings.append(Problem(name, 0, "unlisted", "is not listed and will not be used"))
 
     def _whole_set(self) -> None:

@@ -17,6 +17,7 @@ from spf.data.problems import Problem, shown
 from spf.method.phrases import split_phrases
 
 METADATA = "metadata.jsonl"
+MASKS = "masks"  # a folder beside pictures: where the target is in each, under its name; not pictures to train on
 KEYS = ("file_name", "base_text", "target_text")
 CAPTION, REPEATS = "text", "repeats"  # further columns that are read
 MAX_REPEATS = 1000

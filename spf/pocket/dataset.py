@@ -8,17 +8,21 @@ from pathlib import Path
 
 from PIL import Image
 
+from spf.data.metadata import MASKS
 from spf.data.writer import write_folder
 from spf.errors import InvalidInput
+from spf.files import replace_folder
 from spf.pocket import captions, renderer, world
 
 MAX_COUNT = 10_000
 ALL = "all"  # every held-out attribute in turn
 
 
-def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size: int = renderer.SIZE) -> Path:
+def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size: int = renderer.SIZE,
+                  masks: bool = False) -> Path:
     """Write `count` pictures that show the target `attribute` (or "all" in turn), with metadata.jsonl.
 
+    `masks` adds a folder of that name with a picture of each target's region, white inside, under its picture's name.
     Same arguments, same bytes. Raises InvalidInput for an unknown attribute or a count outside 1..10000, DataError if
     the folder is taken.
     """
@@ -27,7 +31,18 @@ def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size:
     if not 1 <= count <= MAX_COUNT:
         raise InvalidInput("--count", f"must lie between 1 and {MAX_COUNT} (got {count})")
     write_folder(folder, examples(attribute, count, seed, size))
+    if masks:
+        _write_masks(attribute, folder, seed, size)
     return folder
+
+
+def _write_masks(attribute: str, folder: Path, seed: int, size: int) -> None:
+    staged = folder / ".masks.partial"
+    staged.mkdir()
+    for index, name in enumerate(sorted(path.name for path in folder.glob("*.png"))):
+        region = renderer.part_mask(_example(attribute, seed, index)[0], "target", size)
+        Image.fromarray(region).save(staged / name)
+    replace_folder(staged, folder / MASKS)
 
 
 def training_caption(attribute: str, seed: int, index: int) -> str:
