@@ -18,6 +18,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
                   help="SPF-Portrait Studio: text-to-portrait customization that changes only what you asked for.")
 dataset = typer.Typer(no_args_is_help=True, help="Picture sets: check one, or render one of the embedded world.")
 app.add_typer(dataset, name="dataset")
+jobs_app = typer.Typer(invoke_without_command=True, help="Training runs: list them, pause, save, sample, show the log.")
+app.add_typer(jobs_app, name="jobs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str | None, typer.Option(help="torch device such as cpu or cuda; the best one by default.")]
@@ -77,36 +79,153 @@ def generate(
 def train(
     data: Annotated[str | None, typer.Option(help="Folder of pictures with metadata.jsonl.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the customization to write.")] = None,
-    model: Annotated[str, typer.Option(help="Model preset of configs/models.")] = "pocket",
+    model: Annotated[str | None, typer.Option(help="Model preset of configs/models; the preset's if left out.")] = None,
     preset: Annotated[str, typer.Option(help="Training preset of configs/training.")] = "quick",
-    stage: Annotated[str, typer.Option(help="both, 1 or 2.")] = "both",
+    stage: Annotated[str | None, typer.Option(help="both, 1 or 2; the preset's if left out.")] = None,
+    method: Annotated[str | None, typer.Option(help="spf (the default), standard, lora, adalora or tokencompose.")] = None,
     initial_customization: Annotated[str | None, typer.Option(help="What stage 2 alone starts from.")] = None,
     assignments: Annotated[list[str], typer.Option("--set", help="key=value, for example stage2.learning_rate=1e-4.")] = [],  # noqa: B006
+    report_to: Annotated[str | None, typer.Option(help="none or tensorboard; metrics.jsonl is always written.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run from its newest checkpoint.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue the run and return; see 'jobs'.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings, steps, time and memory; write nothing.")] = False,
     run: Annotated[Path | None, typer.Option(help="Carry out the run prepared in this folder.", hidden=True)] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Teach a phrase from a folder of pictures: stage 1, then stage 2."""
+    """Teach a phrase from a folder of pictures: stage 1, then stage 2. On many devices: torchrun -m spf train ..."""
     from spf import config
     from spf.training.run_folder import RunFolder
 
     chosen = _device(device)
-    if run is None:
-        values: dict[str, Any] = {"model": model, "data": _absolute(data), "name": name, "stage": stage}
-        if initial_customization:
-            values["initial_customization"] = initial_customization
-        settings = config.train_config(preset, values | config.parse_assignments(assignments))
-        from spf.jobs.store import prepare
+    given = {"model": model, "data": _absolute(data), "name": name, "stage": stage, "recipe": method,
+             "report_to": report_to, "initial_customization": initial_customization}
+    given = {key: value for key, value in given.items() if value is not None} | config.parse_assignments(assignments)
+    if run is not None:
+        from spf.jobs.foreground import train_for_worker
 
-        folder = prepare(settings)
+        folder, written = RunFolder(run), train_for_worker(RunFolder(run), chosen)
+    elif resume is not None and detach:
+        return _resume(resume, given, as_json)
+    elif resume is not None:
+        from spf.jobs import foreground, store
+
+        folder, written = foreground.train_here(lambda: store.resume(Path(resume).name, given, launch=False), chosen)
     else:
-        folder = RunFolder(run)
-        settings = folder.config()
-    from spf.training.run import Run
+        settings = config.train_config(preset, {"data": None, "name": None} | given)
+        if dry_run:
+            return _dry_run(settings, chosen, as_json)
+        from spf.jobs import store
 
-    written = Run(settings, folder, chosen).execute()
+        if detach:
+            folder = store.start(settings)
+            return _report({"run": folder.id}, as_json, f"Run {folder.id} is queued; see 'python -m spf jobs'.")
+        from spf.jobs import foreground
+
+        folder, written = foreground.train_here(lambda: store.prepare(settings), chosen)
     _report({"customization": written.card.model_dump(), "folder": str(written.folder), "run": folder.id}, as_json,
             f"Customization '{written.card.name}' is written to {written.folder}.")
+
+
+def _dry_run(settings: Any, device: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    import yaml
+
+    from spf.baselines.registry import training_stages
+    from spf.training.estimate import estimate, in_words
+
+    found = estimate(settings, device, training_stages)
+    values = settings.model_dump(mode="json")
+    _report({"config": values, "estimate": asdict(found) | {"seconds": found.seconds}}, as_json,
+            f"{yaml.safe_dump(values, sort_keys=False)}---\n{in_words(found)}")
+
+
+@app.command(hidden=True)
+def work(run: Path) -> None:
+    """Look after a queued run: wait for the device, train in a child process, record the end."""
+    from spf.jobs.worker import work as look_after
+    from spf.training.run_folder import RunFolder
+
+    ended = look_after(RunFolder(run))
+    raise SystemExit(0 if ended.state in ("completed", "paused") else 1)
+
+
+@jobs_app.callback()
+def jobs(context: typer.Context, as_json: Json = False) -> None:
+    """Training runs, newest first, with their state; 'jobs pause RUN', 'jobs save RUN', 'jobs sample RUN', 'jobs log RUN'."""
+    if context.invoked_subcommand is not None:
+        return
+    from spf.jobs import store
+
+    rows = [_job(store, folder) for folder in store.runs()]
+    lines = [f"{row['run']}  {row['state']}  {row['step']}/{row['total_steps']}  {row['message']}".rstrip() for row in rows]
+    _report({"jobs": rows}, as_json, "\n".join(lines) or "No runs yet.")
+
+
+def _job(store: Any, folder: Any) -> dict[str, Any]:
+    from spf.jobs import queue
+
+    status, row = store.status(folder), queue.job(folder.id)
+    return {"run": folder.id, **status.model_dump(exclude={"pid", "pid_created"}), "exit_code": row.exit_code if row else None}
+
+
+def _ask(what: str, told: str, run: str) -> None:
+    from spf.jobs import store
+
+    store.ask(run, what)
+    print(told.format(run=run))
+
+
+@jobs_app.command("pause")
+def jobs_pause(run: str) -> None:
+    """Save a checkpoint and stop; 'resume RUN' goes on."""
+    _ask("pause", "Run {run} saves where it stands before its next step, and stops.", run)
+
+
+@jobs_app.command("save")
+def jobs_save(run: str) -> None:
+    """Save a checkpoint now."""
+    _ask("save", "Run {run} saves a checkpoint before its next step.", run)
+
+
+@jobs_app.command("sample")
+def jobs_sample(run: str) -> None:
+    """Draw a preview now."""
+    _ask("sample", "Run {run} draws a preview before its next step.", run)
+
+
+@jobs_app.command("log")
+def jobs_log(run: str, lines: Annotated[int, typer.Option()] = 40) -> None:
+    """The last lines that a run printed."""
+    from spf.jobs import store
+
+    print(store.run(run).log_tail(lines))
+
+
+@app.command()
+def cancel(run: str) -> None:
+    """Stop a run without saving; its earlier checkpoints stay."""
+    _ask("cancel", "Run {run} stops.", run)
+
+
+@app.command()
+def resume(
+    run: str,
+    assignments: Annotated[list[str], typer.Option("--set", help="What may change on the way, such as a learning rate.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Queue a run that ended early once more; it goes on from its newest checkpoint."""
+    from spf import config
+
+    _resume(run, config.parse_assignments(assignments), as_json)
+
+
+def _resume(run: str, given: dict[str, Any], as_json: bool) -> None:
+    from spf.jobs import store
+
+    folder = store.resume(Path(run).name, given)
+    _report({"run": folder.id}, as_json, f"Run {folder.id} is queued again; see 'python -m spf jobs'.")
 
 
 @dataset.command("check")

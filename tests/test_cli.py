@@ -160,6 +160,31 @@ def test_a_prepared_run_is_carried_out(spf, picture_folder, spf_home):
     assert status == 2 and "gone" in err
 
 
+def test_a_run_is_listed_paused_resumed_and_refused(spf, picture_folder, spf_home, monkeypatch):
+    assert spf("jobs") == (0, "No runs yet.\n", "") and not spf_home.exists()
+    monkeypatch.setattr("spf.training.run_folder.RunFolder.requests", lambda self: ("pause",))
+    status, _, err = train(spf, "--data", str(picture_folder), "--name", "hat", "--stage", "1")
+    assert status == 1 and "paused after step 0; resume it to go on" in err.splitlines()[-1]
+    status, out, _ = spf("jobs", "--json")
+    (row,) = json.loads(out)["jobs"]
+    assert status == 0 and (row["state"], row["exit_code"], row["total_steps"]) == ("paused", 1, 2)
+    for arguments, words in ((("cancel", row["run"]), "is paused; nothing is under way"), (("cancel", "gone"), "'gone'"),
+                             (("jobs", "save", row["run"]), "is paused"), (("resume", "gone"), "'gone' does not exist")):
+        status, _, err = spf(*arguments)
+        assert status == 1 and words in err
+    status, _, err = spf("train", "--resume", row["run"], "--set", "seed=5")
+    assert status == 2 and "seed was 0, now it is 5" in err
+
+
+def test_a_dry_run_measures_and_writes_nothing(spf, picture_folder, spf_home):
+    status, out, _ = train(spf, "--data", str(picture_folder), "--name", "hat", "--stage", "1", "--dry-run", "--json")
+    report = json.loads(out)
+    assert status == 0 and not (spf_home / "runs").exists() and report["config"]["name"] == "hat"
+    (stage,) = report["estimate"]["stages"]
+    assert (stage["steps"], stage["global_batch"]) == (2, 2) and stage["seconds_per_step"] > 0
+    assert report["estimate"]["peak_memory_gb"] > 0 and report["estimate"]["pictures"] == 4
+
+
 def test_dataset_render_then_check(spf, tmp_path):
     status, out, _ = spf("dataset", "render", "--attribute", "turban", "--count", "2", "--out", str(tmp_path / "set"))
     assert status == 0 and "2 pictures of 'turban'" in out
@@ -215,7 +240,7 @@ def test_doctor_works_without_models_and_says_how_to_get_them(spf, tmp_path, key
 
 
 @pytest.mark.parametrize("verb", [(), ("generate",), ("train",), ("dataset",), ("dataset", "render"), ("dataset", "check"),
-                                  ("pretrain",), ("doctor",)])
+                                  ("pretrain",), ("doctor",), ("jobs",), ("jobs", "pause"), ("cancel",), ("resume",)])
 def test_every_verb_has_help(spf, verb):
     status, out, _ = spf(*verb, "--help")
     assert status == 0 and "Usage" in out and len(out) > 150

@@ -1,4 +1,4 @@
-"""Starts, lists and cancels training runs. A run is a child process in its own session: it outlives page and server."""
+"""Starts, lists, resumes and stops training runs. Each is looked after by a detached process, so it outlives page and server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from spf.backbones.checkpoints import missing_file
-from spf.config import REPOSITORY, TrainConfig, home, model_preset
-from spf.data.records import read_folder
-from spf.errors import ModelNotFound, TrainingError
-from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
+from spf.config import REPOSITORY, TrainConfig, home, model_preset, parse, with_overrides
+from spf.data.records import read_training_set
+from spf.errors import InvalidInput, ModelNotFound, TrainingError
+from spf.jobs import queue
+from spf.jobs.queue import Holder
+from spf.training.reports import require_reporter
+from spf.training.run_folder import FINAL_STATES, REQUESTS, RunFolder, RunStatus
 
 
 def runs_root() -> Path:
@@ -36,79 +40,189 @@ def run(run_id: str) -> RunFolder:
 
 
 def status(folder: RunFolder) -> RunStatus:
-    """The run's status; a run whose process is gone without a word becomes 'interrupted'."""
+    """The run's status; one that no process works on any more becomes 'interrupted', and the queue learns how it ended."""
+    job = queue.job(folder.id)
     current = folder.status()
-    if current.state in FINAL_STATES or _alive(current):
-        return current
-    current = folder.status()  # it may have ended between the two looks
-    if current.state in FINAL_STATES:
-        return current
-    ended = current.model_copy(update={
-        "state": "interrupted", "eta": None, "message": "The training process ended without finishing; see the log."})
-    folder.write_status(ended)
-    return ended
+    if current.state not in FINAL_STATES and not _is_attended(job, current):
+        current = folder.status()  # it may have ended between the two looks
+        if current.state not in FINAL_STATES:
+            current = _interrupted(folder, current)
+    if job and job.active and current.state in FINAL_STATES and _is_left_alone(job, current):
+        queue.finish(folder.id, current.state, current.message, job.exit_code, folder.log_tail())
+    return current
 
 
 def active(besides: str = "") -> RunFolder | None:
-    """The run that occupies the device, if any; the one called `besides` does not count."""
-    return next((folder for folder in runs()
-                 if folder.id != besides and status(folder).state in ("queued", "running")), None)
+    """The run that occupies the device, else the next one in the queue; the one called `besides` does not count."""
+    found = {job.id: _settled(job) for job in reversed(queue.jobs()) if job.active and job.id != besides}
+    for state in ("running", "queued"):
+        for run_id, current in found.items():
+            if current == state:
+                return RunFolder(runs_root() / run_id)
+    return None
 
 
 def prepare(config: TrainConfig) -> RunFolder:
-    """The folder of a run that is about to start, when its pictures and model are there and nothing else is running.
+    """The folder of a run that this process is about to carry out; the device is then ours.
 
-    Raises DataError, ModelNotFound, or TrainingError while another run occupies the device; then nothing is written.
+    Raises what `start` raises, and TrainingError while another run occupies the device; then nothing is written.
     """
-    _refuse_if_busy()
+    _check(config)
+    if (busy := active()) is not None:
+        raise _busy(busy)
+    me = Holder.this_process()
+    folder = _add(config)
+    if not queue.acquire(folder.id, me):  # somebody came first
+        _forget(folder)
+        raise _busy(active())
+    return folder
+
+
+def start(config: TrainConfig) -> RunFolder:
+    """Queue a training run; a process of its own waits for the device and trains.
+
+    Raises DataError, ModelNotFound, or TrainingError while a run that teaches the same customization is not done.
+    """
+    _check(config)
+    active()  # whoever died without a word must not stand in the way
+    folder = _add(config)
+    _launch_or_fail(folder)
+    return folder
+
+
+def resume(run_id: str, overrides: dict[str, Any] | None = None, launch: bool = True) -> RunFolder:
+    """Queue a run that ended early once more; it goes on from its newest checkpoint.
+
+    `overrides` are dotted settings that may change on the way, such as a learning rate. With `launch` False this process
+    is to carry the run out, and the device must be free. Raises ResumeRefused naming what is no longer as it was.
+    """
+    folder = run(run_id)
+    state = status(folder).state
+    if state not in FINAL_STATES or state == "completed":
+        raise TrainingError(f"resume: the run {run_id} is {state}; only a run that ended early can go on.")
+    config = _changed(folder.config(), overrides or {})
+    _check(config)
+    _check_resumable(config, folder)
+    _queue_again(folder, config)
+    if launch:
+        _launch_or_fail(folder)
+    elif not queue.acquire(folder.id, Holder.this_process()):
+        queue.finish(folder.id, state, "", None, "")
+        folder.write_status(folder.status().model_copy(update={"state": state}))
+        raise _busy(active(besides=folder.id) or folder)
+    return folder
+
+
+def ask(run_id: str, what: str) -> RunFolder:
+    """Ask a run to cancel, pause, save or sample before its next step. Raises TrainingError if nobody would hear it."""
+    if what not in REQUESTS:
+        raise InvalidInput("request", f"'{what}' is not one of {', '.join(REQUESTS)}")
+    folder = run(run_id)
+    state = status(folder).state
+    if state in FINAL_STATES:
+        raise TrainingError(f"{what}: the run {run_id} is {state}; nothing is under way.")
+    folder.request(what)
+    return folder
+
+
+def cancel(run_id: str) -> RunFolder:
+    """Ask a run to stop; it does within two seconds. A run that has ended already is left as it is."""
+    folder = run(run_id)
+    if status(folder).state not in FINAL_STATES:
+        folder.request_cancel()
+    return folder
+
+
+def finished(folder: RunFolder, exit_code: int) -> None:
+    """Tell the queue how a run ended that this process carried out itself."""
+    ended = folder.status()
+    queue.finish(folder.id, ended.state, ended.message, exit_code, folder.log_tail())
+
+
+def _settled(job: queue.Job) -> str:
+    """The state of an active job, once it is known whether anybody still works on it."""
+    try:
+        return status(RunFolder(runs_root() / job.id)).state
+    except TrainingError:  # its folder was deleted or damaged
+        if not job.is_attended():
+            queue.finish(job.id, "interrupted", "The folder of this run is gone or damaged.", job.exit_code, "")
+        return "interrupted"
+
+
+def _check(config: TrainConfig) -> None:
+    """Everything that can be refused without loading a model."""
     if (missing := missing_file(model_preset(config.model))) is not None:
         raise ModelNotFound(f"model: {missing} does not exist; restore it or choose another model.")
-    read_folder(Path(config.data))
+    require_reporter(config.report_to)
+    read_training_set(config)
+
+
+def _add(config: TrainConfig) -> RunFolder:
     folder = RunFolder.create(runs_root(), config)
     try:
-        _refuse_if_busy(besides=folder.id)  # two starts at one moment: rather none than both
+        queue.add(folder.id, config.name, Holder.this_process())
     except TrainingError:
         shutil.rmtree(folder.path)
         raise
     return folder
 
 
-def start(config: TrainConfig) -> RunFolder:
-    """Start a training run in the background. Raises TrainingError while another one occupies the device."""
-    folder = prepare(config)
+def _forget(folder: RunFolder) -> None:
+    queue.remove(folder.id)
+    shutil.rmtree(folder.path)
+
+
+def _changed(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
+    return parse(TrainConfig, with_overrides(config.model_dump(mode="json"), overrides))
+
+
+def _check_resumable(config: TrainConfig, folder: RunFolder) -> None:
+    from spf.training.run import resumable  # only here: nothing else in this module needs the models
+
+    resumable(config, folder, read_training_set(config))
+
+
+def _queue_again(folder: RunFolder, config: TrainConfig) -> None:
+    me = Holder.this_process()
+    if queue.job(folder.id) is None:
+        queue.add(folder.id, config.name, me)
+    elif not queue.requeue(folder.id, me):
+        raise TrainingError(f"resume: the run {folder.id} is already under way; wait until it is done, or cancel it.")
+    folder.clear_requests()
+    folder.write_config(config)
+    before = folder.status()
+    folder.write_status(RunStatus.of_this_process("queued").model_copy(update={
+        "started": before.started, "step": before.step, "total_steps": before.total_steps, "stage": before.stage}))
+
+
+def _launch_or_fail(folder: RunFolder) -> None:
     try:
         process = _launch(folder)
     except OSError as error:
-        folder.write_status(RunStatus(state="failed", message=f"The training process could not be started: {error}"))
+        failed = RunStatus(state="failed", message=f"The training process could not be started: {error}")
+        folder.write_status(failed)
+        queue.finish(folder.id, failed.state, failed.message, None, "")
         raise TrainingError(f"The training process could not be started ({error}); free some memory and try again.") from None
-    created = psutil.Process(process.pid).create_time()
-    if folder.status().state == "queued":  # the child has not taken over yet
-        folder.write_status(RunStatus(state="queued", pid=process.pid, pid_created=created))
-    return folder
-
-
-def cancel(run_id: str) -> RunFolder:
-    """Ask a run to stop after its current step."""
-    folder = run(run_id)
-    folder.request_cancel()
-    return folder
-
-
-def _refuse_if_busy(besides: str = "") -> None:
-    if (busy := active(besides)) is not None:
-        state = status(busy)
-        raise TrainingError(
-            f"A training run is already under way ({busy.id}, step {state.step} of {state.total_steps}); "
-            "wait until it is done, or cancel it.")
+    worker = Holder(process.pid, psutil.Process(process.pid).create_time())
+    queue.attend(folder.id, worker)  # it says so itself, once it has started; this is for one that does not get so far
 
 
 def _launch(folder: RunFolder) -> subprocess.Popen:
-    """The detached process that carries out a run; what it prints goes to the run's log."""
+    """The detached process that looks after a run; what it and its child print goes to the run's log."""
     with open(folder.path / "log.txt", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "spf", "train", "--run", str(folder.path)], stdin=subprocess.DEVNULL, stdout=log,
+            [sys.executable, "-m", "spf", "work", str(folder.path)], stdin=subprocess.DEVNULL, stdout=log,
             stderr=subprocess.STDOUT, cwd=REPOSITORY, start_new_session=True,
             env={**os.environ, "SPF_HOME": str(home()), "PYTHONUNBUFFERED": "1"})
+
+
+def _busy(folder: RunFolder | None) -> TrainingError:
+    if folder is None:
+        return TrainingError("A training run was under way a moment ago; try again.")
+    state = status(folder)
+    return TrainingError(
+        f"A training run is already under way ({folder.id}, step {state.step} of {state.total_steps}); "
+        "wait until it is done, or cancel it.")
 
 
 def _readable(folder: RunFolder) -> bool:
@@ -119,11 +233,25 @@ def _readable(folder: RunFolder) -> bool:
     return True
 
 
-def _alive(current: RunStatus) -> bool:
-    if current.pid is None:
-        return False
+def _is_attended(job: queue.Job | None, current: RunStatus) -> bool:
+    """Whether a process works on the run. A training process goes on when the one that looked after it is gone."""
+    if job is not None and job.is_attended():
+        return True
+    trains = job is None or current.state == "running"  # before that, the status names who prepared the run
+    return trains and current.pid is not None and Holder(current.pid, current.pid_created or 0).is_alive()
+
+
+def _is_left_alone(job: queue.Job, current: RunStatus) -> bool:
+    """Whether nobody is about to record the end of a job: its process is gone, or was the training process itself."""
+    return not job.is_attended() or (job.worker is not None and job.worker.pid == current.pid)
+
+
+def _interrupted(folder: RunFolder, current: RunStatus) -> RunStatus:
+    ended = current.model_copy(update={
+        "state": "interrupted", "eta": None,
+        "message": "The training process ended without finishing; see the log, or resume the run."})
     try:
-        process = psutil.Process(current.pid)
-        return abs(process.create_time() - (current.pid_created or 0)) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        folder.write_status(ended)
+    except OSError:
+        pass  # a full or read-only disk; the next look comes to the same result
+    return ended

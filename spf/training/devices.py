@@ -17,7 +17,11 @@ _STARTED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SI
 def accelerator_for(device: torch.device, mixed_precision: str = "no") -> Accelerator:
     """The accelerator of this process. Raises InvalidInput where a launcher silently started one process for many."""
     refuse_lonely_process(os.environ)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
+    if accelerator.num_processes != process_count():  # mpirun, for one: nobody would know who may write
+        raise InvalidInput("--num_processes", f"this launcher started {accelerator.num_processes} processes without saying so; "
+                           "use 'torchrun --nproc_per_node N -m spf train ...' instead")
+    return accelerator
 
 
 def process_count() -> int:

@@ -32,6 +32,7 @@ from spf.training.run_folder import RunFolder, RunStatus
 from spf.training.stages import DualPathStage, FineTuneStage, Stage
 
 Stages = list[tuple[Stage, StageConfig]]
+MakeStages = Callable[[TrainConfig, Backbone, Backbone, Clip], Stages]
 
 
 def spf_stages(config: TrainConfig, reference: Backbone, response: Backbone, clip: Clip) -> Stages:
@@ -70,7 +71,7 @@ class Run:
     config: TrainConfig
     folder: RunFolder
     device: torch.device
-    make_stages: Callable[[TrainConfig, Backbone, Backbone, Clip], Stages] = spf_stages
+    make_stages: MakeStages = spf_stages
 
     def execute(self) -> Customization:
         """Train and write the customization. Whatever happens, the status ends in one final state."""

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from spf.config import MethodConfig
-from spf.errors import Cancelled, TrainingError
-from spf.training.loop import Watch, steps_of, train_stage
+from spf.errors import Cancelled, Paused, TrainingError
+from spf.training.loop import Watch, has_stopped_improving, steps_of, train_stage
 from spf.training.stages import DualPathStage, FineTuneStage
 
 
@@ -167,3 +167,100 @@ def test_numbers_that_break_between_two_lines_are_still_found(examples, stage_co
 
     with pytest.raises(TrainingError):
         train_stage(Scripted({"diff": diff}), examples, stage_config(max_train_steps=7), 0, Watch(log_every=100))
+
+
+@pytest.mark.parametrize("which", ["save", "pause"])
+def test_a_request_is_answered_between_two_steps(examples, stage_config, which):
+    saved, asked = [], iter([(), (), (which,), (), ()])
+    watch = Watch(on_checkpoint=lambda state: saved.append((state.step, state.optimizer.param_groups[0]["lr"])),
+                  requests=lambda: next(asked), first_step=10)
+    config, stage = stage_config(max_train_steps=5), Scripted({"diff": lambda w: w * w})
+    if which == "save":
+        train_stage(stage, examples, config, 0, watch)
+    else:
+        with pytest.raises(Paused, match="after step 12; resume"):
+            train_stage(stage, examples, config, 0, watch)
+    assert saved == [(2, 1e-3)]
+
+
+def test_checkpoints_come_when_they_should_and_once_for_each_step(examples, stage_config):
+    saved, asked = [], iter([(), (), (), ("save",), (), (), (), ()])  # asked for where one was just saved
+    watch = Watch(on_checkpoint=lambda state: saved.append(state.step), checkpoint_every=3, requests=lambda: next(asked))
+    train_stage(Scripted({"diff": lambda w: w * w}), examples, stage_config(max_train_steps=8), 0, watch)
+    assert saved == [3, 6, 8]
+
+
+def test_no_checkpoint_of_a_step_that_broke(examples, stage_config):
+    saved, steps = [], []
+
+    def diff(w):
+        steps.append(1)
+        return w * (float("nan") if len(steps) == 4 else 1.0)
+
+    watch = Watch(on_checkpoint=lambda state: saved.append(state.step), checkpoint_every=2)
+    with pytest.raises(TrainingError, match="step 3"):
+        train_stage(Scripted({"diff": diff}), examples, stage_config(max_train_steps=8), 0, watch)
+    assert saved == [2]
+
+
+def test_a_loss_that_runs_away_stops_training(examples, stage_config):
+    steps = []
+
+    def diff(w):
+        steps.append(1)
+        return w * 0 + (1.0 if len(steps) < 15 else 1e4)
+
+    with pytest.raises(TrainingError, match="step 16: the loss is 10,000 times as high.*diff_loss"):
+        train_stage(Scripted({"diff": diff}), examples, stage_config(max_train_steps=50), 0, Watch(divergence_factor=100.0))
+
+
+def test_accumulated_batches_equal_one_large_batch(backbone, clip, empty, examples, stage_config):
+    def trained_with(**changes):
+        response, lines = backbone.fork(), []
+        train_stage(FineTuneStage(response, empty, 0.5), examples, stage_config(max_train_steps=2, **changes), 3,
+                    Watch(on_log=lines.append))
+        return torch.cat([p.flatten() for _, p in response.trainable_parameters("cross")]), lines
+
+    (whole, lines), (parts, same_lines) = (trained_with(train_batch_size=4),
+                                           trained_with(train_batch_size=2, gradient_accumulation_steps=2))
+    start = torch.cat([p.flatten() for _, p in backbone.trainable_parameters("cross")])
+    assert (whole - start).norm() > 0 and (whole - parts).norm() < 1e-3 * (whole - start).norm()
+    assert [line["loss"] for line in same_lines] == pytest.approx([line["loss"] for line in lines], rel=1e-4)
+    assert steps_of(stage_config(max_train_steps=0, num_train_epochs=3, gradient_accumulation_steps=2), 8, 2) == 3
+
+
+def test_validation_sees_the_same_noise_and_never_learns(backbone, clip, empty, examples, stage_config):
+    response, lines = backbone.fork(), []
+    stage = DualPathStage(backbone, response, clip, MethodConfig(), empty)
+    watch = Watch(on_log=lines.append, held_out=examples[[3, 1, 0]], validate_every=2, log_every=3)
+    before = [parameter.clone() for parameter in response.denoiser.parameters()]
+    train_stage(stage, examples[[2]], stage_config(learning_rate=1e-30, max_train_steps=4, adam_weight_decay=0.0), 0, watch)
+    assert [line["step"] for line in lines] == [0, 1, 3] and "validation_loss" not in lines[0]
+    assert lines[1]["validation_loss"] == pytest.approx(lines[2]["validation_loss"], rel=1e-6)
+    assert lines[1]["validation_diff"] > 0 and lines[1]["validation_preservation"] >= 0
+    assert all(torch.equal(a, b) for a, b in zip(before, response.denoiser.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("losses, patience, expected", [
+    ([], 1, False), ([1.0], 1, False), ([1.0, 2.0], 1, True), ([2.0, 1.0], 1, False), ([1.0, 1.0], 1, True),
+    ([3.0, 1.0, 2.0], 2, False), ([1.0, 2.0, 3.0], 2, True), ([1.0, 2.0, 0.5], 2, False), ([1.0, 2.0, 3.0], 0, False)])
+def test_when_preservation_has_stopped_improving(losses, patience, expected):
+    assert has_stopped_improving(losses, patience) == expected
+
+
+def test_an_early_stop_ends_the_stage_with_sample_and_checkpoint(examples, stage_config):
+    """The alignment term is what is watched, not the total."""
+    sampled, saved, calls = [], [], []
+
+    class Drifting(Scripted):
+        preservation_terms = ("text",)
+
+        def training_forward(self, batch, generator):
+            losses, report = super().training_forward(batch, generator)
+            calls.append(1)
+            return losses | {"text": torch.tensor(1.0 + len(calls) / 100), "diff": losses["diff"] / len(calls)}, report
+
+    watch = Watch(on_sample=lambda stage, step: sampled.append(step), on_checkpoint=lambda state: saved.append(state.step),
+                  held_out=examples, validate_every=2, sample_every=100, checkpoint_every=100, early_stop_patience=2)
+    train_stage(Drifting({"diff": lambda w: w * w}), examples, stage_config(max_train_steps=50), 0, watch)
+    assert sampled == saved == [6]

@@ -56,6 +56,22 @@ def finished(monkeypatch):
     return finish
 
 
+_STRAIGHT: dict = {}  # runs that were never stopped, by what they were asked for: always the same
+
+
+@pytest.fixture
+def straight(make_run, finished):
+    """straight(key=value): tensors and lines of metrics of the run that nobody stopped."""
+    def run(**overrides) -> tuple[dict[str, torch.Tensor], list[dict]]:
+        key = tuple(overrides.items())
+        if key not in _STRAIGHT:
+            made = make_run(**overrides)
+            _STRAIGHT[key] = finished(made), lines(made.folder)
+        return _STRAIGHT[key]
+
+    return run
+
+
 def killed_at(run: Run, step: int) -> RunFolder:
     """Execute until `step` steps are done, then drop everything that is only in memory."""
     class Doomed(RunFolder):
@@ -79,22 +95,21 @@ def same(first: dict, second: dict) -> bool:
 
 
 @pytest.mark.parametrize("step, begins", [(1, None), (3, 2), (5, 3), (6, 5)])
-def test_straight_equals_killed_and_resumed_bit_for_bit(make_run, finished, step, begins):
+def test_straight_equals_killed_and_resumed_bit_for_bit(make_run, straight, finished, step, begins):
     """Killed before the first checkpoint, in stage 1, in stage 2 (from the end of stage 1), and before the end."""
-    straight = make_run(seed=step)
-    expected = finished(straight)
-    folder = killed_at(make_run(seed=step), step)
+    expected, expected_lines = straight()
+    folder = killed_at(make_run(), step)
     found = checkpoint.newest(folder.path)
     assert (found and found.position.step) == begins
     torch.manual_seed(99)
     assert same(finished(Run(folder.config(), folder, CPU)), expected)
-    assert lines(folder) == lines(straight.folder)
+    assert lines(folder) == expected_lines
     assert folder.status().state == "completed" and folder.status().step == 6
     assert checkpoint.steps(folder.path) == [], "what they were for is done"
 
 
-def test_killed_twice(make_run, finished):
-    expected = finished(make_run())
+def test_killed_twice(make_run, straight, finished):
+    expected, _ = straight()
     folder = killed_at(make_run(), 3)
     killed_at(Run(folder.config(), folder, CPU), 5)
     assert same(finished(Run(folder.config(), folder, CPU)), expected)
@@ -108,8 +123,8 @@ def test_additions_to_the_layers_resume_exactly(make_run, finished, trainable):
     assert same(finished(Run(folder.config(), folder, CPU)), expected)
 
 
-def test_pausing_saves_and_resuming_goes_on(make_run, finished):
-    expected = finished(make_run())
+def test_pausing_saves_and_resuming_goes_on(make_run, straight, finished):
+    expected, _ = straight()
     run = make_run(checkpoint_every=0)
     run.folder.request("pause")
     with pytest.raises(Paused):

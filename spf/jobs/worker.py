@@ -1,0 +1,127 @@
+"""The process that looks after one job: waits for the device, lets a child train, and records how it ended.
+
+It is detached from page and server, and light: torch lives in the child, and the device's memory is free when that is
+gone. It signals nobody but its own child.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from spf import library
+from spf.config import REPOSITORY, home
+from spf.errors import SpfError
+from spf.jobs import queue
+from spf.jobs.queue import Holder
+from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
+
+POLL = 0.2  # seconds
+GRACE = 1.5  # seconds that a child has to stop by itself once it is asked to
+SILENCE = 600.0  # seconds without a word after which a child is thought to hang
+
+
+def train_command(folder: RunFolder) -> list[str]:
+    return [sys.executable, "-m", "spf", "train", "--run", str(folder.path)]
+
+
+def work(folder: RunFolder, command: Sequence[str] | None = None, silence: float = SILENCE) -> RunStatus:
+    """See a queued run through to one final state, and return it. `command` is what trains."""
+    queue.attend(folder.id, Holder.this_process())
+    if (early := _wait_for_turn(folder)) is not None:
+        return _end(folder, early, None)
+    try:
+        child = subprocess.Popen(
+            list(command or train_command(folder)), stdin=subprocess.DEVNULL, cwd=REPOSITORY,
+            env={**os.environ, "SPF_HOME": str(home()), "PYTHONUNBUFFERED": "1"})
+    except OSError as error:
+        return _end(folder, RunStatus(state="failed", message=f"The training process could not be started: {error}"), None)
+    reason = _watch(child, folder, silence)
+    return _end(folder, verdict(folder, child.returncode, reason), child.returncode)
+
+
+def _wait_for_turn(folder: RunFolder) -> RunStatus | None:
+    """None once the device is ours; how the run ended, if it was called off before."""
+    while not queue.acquire(folder.id, Holder.this_process()):
+        asked = folder.requests()
+        if "cancel" in asked:
+            return folder.status().model_copy(update={"state": "cancelled", "message": "Cancelled before it began."})
+        if "pause" in asked:
+            return folder.status().model_copy(update={"state": "paused", "message": "Paused before it began."})
+        time.sleep(POLL)
+    return None
+
+
+def _watch(child: subprocess.Popen, folder: RunFolder, silence: float) -> str:
+    """Wait for the child. Returns '' if it ended by itself, else why it was ended: 'cancel' or 'silence'."""
+    asked = None
+    while True:
+        try:
+            child.wait(POLL)
+            return ""
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+        if folder.cancel_requested():
+            asked = asked or now
+            if now - asked > GRACE:
+                return _kill(child, "cancel")
+        if time.time() - _last_word(folder) > silence:
+            return _kill(child, "silence")
+
+
+def _kill(child: subprocess.Popen, reason: str) -> str:
+    child.kill()  # whatever it writes appears whole or not at all
+    child.wait()
+    return reason
+
+
+def _last_word(folder: RunFolder) -> float:
+    """When the training process last wrote anything, seconds since the epoch."""
+    files = (folder.path / name for name in ("status.json", "metrics.jsonl", "log.txt"))
+    return max((file.stat().st_mtime for file in files if file.exists()), default=time.time())
+
+
+def verdict(folder: RunFolder, exit_code: int, reason: str) -> RunStatus:
+    """How a training process ended: as it said itself, or why it could not say so."""
+    told = folder.status()
+    if told.state == "completed" and not is_written(told.message, folder.id):
+        return _failed(told, "The training process said that it was done, but its customization is not there.")
+    if told.state in FINAL_STATES:
+        return told
+    if reason == "cancel":
+        return told.model_copy(update={"state": "cancelled", "eta": None, "message": "Training was cancelled."})
+    if reason == "silence":
+        return _failed(told, "The training process gave no sign of life for a long time and was ended; resume the run.")
+    if exit_code < 0:
+        return told.model_copy(update={"state": "interrupted", "eta": None, "message": (
+            f"The training process was ended by signal {-exit_code}, often for want of memory; resume the run.")})
+    if exit_code == 0:
+        return _failed(told, "The training process ended without a result; see the log.")
+    return _failed(told, f"The training process ended with status {exit_code}; see the log.")
+
+
+def is_written(name: str, run_id: str) -> bool:
+    """Whether the customization that a run says it wrote is there and can be listed. The run itself has read it back."""
+    found = library.customizations().get(name)
+    if found is None or found.card.summary.get("run") != run_id:
+        return False
+    try:
+        return found.version > 0
+    except SpfError:
+        return False
+
+
+def _failed(told: RunStatus, message: str) -> RunStatus:
+    return told.model_copy(update={"state": "failed", "eta": None, "message": message})
+
+
+def _end(folder: RunFolder, status: RunStatus, exit_code: int | None) -> RunStatus:
+    try:
+        folder.write_status(status)
+    except OSError as error:  # a full disk; the next look at the run finds it interrupted
+        print(f"the status of {folder.id} cannot be written: {error}", file=sys.stderr)
+    queue.finish(folder.id, status.state, status.message, exit_code, folder.log_tail())
+    return status
