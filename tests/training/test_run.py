@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from spf import config, library
 from spf.backbones import checkpoints
 from spf.config import GenerationRequest, parse
 from spf.data.writer import write_folder
-from spf.errors import Cancelled, CustomizationError, DataError, InvalidInput, ModelNotFound, TrainingError
+from spf.errors import Cancelled, CustomizationError, DataError, DiskFull, InvalidInput, ModelNotFound, TrainingError
 from spf.generation.service import GenerationService
+from spf.pocket.dataset import render_folder
 from spf.training import preview
 from spf.training import run as run_module
 from spf.training.run import Run
@@ -154,5 +156,47 @@ def test_a_target_that_does_not_fit_fails_before_anything_is_encoded(make_run, t
     monkeypatch.setattr(run_module, "prepare", lambda *args: pytest.fail("encoded"))
     run = make_run(data=str(tmp_path / "long"))
     with pytest.raises(InvalidInput, match="target_text.*shorten"):
+        run.execute()
+    assert run.folder.status().state == "failed"
+
+
+@pytest.fixture
+def any_precision():
+    """accelerate keeps one precision for the life of a process; a test that needs another one starts and ends it."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def test_the_low_memory_settings_learn_the_same_to_their_precision(make_run, any_precision):
+    quick = make_run(name="a", seed=2)
+    expected = quick.execute().tensors()
+    AcceleratorState._reset_state(True)
+    frugal = make_run(name="b", seed=2, mixed_precision="bf16", gradient_checkpointing=True, stage1__train_batch_size=1,
+                      stage1__gradient_accumulation_steps=2, stage2__train_batch_size=1, stage2__gradient_accumulation_steps=2)
+    card = frugal.execute().card
+    assert (card.summary["stage1_batch_per_device"], card.summary["stage1_global_batch"]) == (2, 2)
+    assert checkpoints.customizations()["b"].tensors().keys() == expected.keys()
+    for ours, theirs in zip(frugal.folder.metrics(), quick.folder.metrics(), strict=True):
+        assert ours["diff_loss"] == pytest.approx(theirs["diff_loss"], rel=0.05)
+
+
+def test_pictures_are_held_out_and_recorded(make_run, tmp_path):
+    data = render_folder("turban", 8, tmp_path / "turbans", size=64)
+    run = make_run(data=str(data), stage="2", stage2__max_train_steps=3, validate_every=2)
+    card = run.execute().card
+    assert (card.summary["pictures"], card.summary["validation_pictures"]) == (8, 1)
+    lines = run.folder.metrics()
+    assert ["validation_preservation" in line for line in lines] == [False, True, True]
+    assert {"diff_share", "text_share", "fine_share", "sfcm_empty", "sfcm_mean", "grad_norm", "memory_gb"} <= lines[0].keys()
+
+
+def test_a_full_disk_is_told_with_what_to_do(make_run, monkeypatch):
+    def full(self, values):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "log", full)
+    run = make_run()
+    with pytest.raises(DiskFull, match=f"disk of .* is full; free some space, then go on with .*resume {run.folder.id}"):
         run.execute()
     assert run.folder.status().state == "failed"
