@@ -52,7 +52,7 @@ def _maps(model: str, attribute: str, customization: str, count: int):
     reference = checkpoints.load_backbone(preset)
     response = reference.fork()
     checkpoints.apply(response, checkpoints.customization(customization, preset).tensors())
-    clip = Clip.from_folder(config.REPOSITORY / preset.clip)
+    clip = Clip.load(preset.clip)
     rng = random.Random("sfcm")
     portraits = [world.sample_portrait(rng, attribute) for _ in range(count)]
     pixels = np.stack([np.asarray(renderer.draw(portrait, preset.resolution)) for portrait in portraits])

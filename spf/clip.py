@@ -8,7 +8,7 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -144,6 +144,18 @@ def _published_weights(name: str, tag: str) -> Path | None:
         return path if path.is_file() else None
     found = try_to_load_from_cache(hub_id(name, tag), _WEIGHTS)
     return Path(found) if isinstance(found, str) else None
+
+
+def download(where: str) -> None:
+    """Fetch a published version into the local hub cache, if it is not there. Raises ModelNotFound."""
+    name, _, tag = where.partition(":")
+    if missing(where) is None:
+        return
+    try:
+        hf_hub_download(hub_id(name, tag), _WEIGHTS, etag_timeout=5)
+    except (OSError, KeyError, TypeError) as error:
+        reason = str(error).split("\n")[0][:160]
+        raise ModelNotFound(f"clip: '{where}' cannot be downloaded ({reason}); check the connection.") from None
 
 
 def hub_id(name: str, tag: str) -> str:

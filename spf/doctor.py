@@ -10,19 +10,24 @@ from typing import Any
 import psutil
 
 from spf import clip, library
-from spf.backbones import checkpoints
-from spf.config import REPOSITORY, home, model_preset, model_presets
+from spf.backbones import source
+from spf.backbones.sizes import CLIP_BYTES, published_bytes
+from spf.config import REPOSITORY, ModelPreset, home, model_preset, model_presets
+from spf.errors import SpfError
 
 _PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "accelerate", "gradio", "pillow", "numpy")
 
 
 def diagnose() -> dict[str, Any]:
-    """A flat report; `problems` lists sentences that name a remedy, and is empty when all is well."""
+    """A flat report; `problems` lists sentences that name a remedy, and is empty when all is well.
+
+    A published model that was never downloaded is no problem: `models` says how much there is to download.
+    """
     import torch
 
     memory = psutil.virtual_memory()
-    models = {name: _model_problem(name) for name in model_presets()}
-    problems = [problem for problem in models.values() if problem]
+    models = {name: _state(name) for name in model_presets()}
+    problems = [problem for _, problem in models.values() if problem]
     if memory.available < 2 << 30:
         problems.append("Less than 2 GB of memory are free; close other programs.")
     return {
@@ -32,18 +37,30 @@ def diagnose() -> dict[str, Any]:
         "memory_gb": {"total": round(memory.total / 2**30, 1), "available": round(memory.available / 2**30, 1)},
         "disk_free_gb": round(shutil.disk_usage(REPOSITORY).free / 2**30, 1),
         "home": str(home()),
-        "models": {name: "found" if problem is None else "missing" for name, problem in models.items()},
+        "models": {name: state for name, (state, _) in models.items()},
         "customizations": list(library.customizations()),
         "problems": problems,
     }
 
 
-def _model_problem(name: str) -> str | None:
-    preset = model_preset(name)
-    missing = checkpoints.missing_file(preset) or clip.missing_file(REPOSITORY / preset.clip)
-    if missing is None:
-        return None
-    return f"model '{name}': {missing} is missing; restore it, or run 'python -m spf pretrain {name}'."
+def _state(name: str) -> tuple[str, str | None]:
+    """'found', 'missing' or what would be downloaded, and the problem if it is one."""
+    try:
+        preset = model_preset(name)
+        if source.is_hub_id(preset.pretrained_model_name_or_path) and not source.is_downloaded(preset):
+            return f"not downloaded: {to_download(preset)}", None
+        source.require_model(preset)
+    except SpfError as error:
+        return "missing", f"model '{name}': {str(error).removeprefix('model: ')}"
+    if (problem := clip.missing(preset.clip)) is not None:
+        return "missing", f"model '{name}': {problem}."
+    return "found", None
+
+
+def to_download(preset: ModelPreset) -> str:
+    """How much, and with which command. The size follows from the published architecture: nobody is asked."""
+    own_clip = 0 if clip.missing(preset.clip) is None else CLIP_BYTES
+    return f"{(published_bytes(preset) + own_clip) / 1e9:.1f} GB; get it with 'python -m spf download {preset.name}'"
 
 
 def _version(package: str) -> str:

@@ -18,14 +18,15 @@ def scale_factor(vae: Autoencoder) -> int:
 
 def encode(vae: Autoencoder, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> (z - shift) * scale, (B, C, h, w); z is the mode of the posterior."""
-    encoded = vae.encode(images)
+    encoded = vae.encode(images.to(vae.dtype))
     latents = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
-    return (latents - _shift(vae)) * vae.config.scaling_factor
+    return (latents.to(images.dtype) - _shift(vae)) * vae.config.scaling_factor
 
 
 def decode(vae: Autoencoder, latents: Tensor) -> Tensor:
     """The inverse of `encode`, unclamped, with gradient to the latents."""
-    return vae.decode(latents / vae.config.scaling_factor + _shift(vae)).sample
+    z = latents / vae.config.scaling_factor + _shift(vae)
+    return vae.decode(z.to(vae.dtype)).sample.to(latents.dtype)
 
 
 def _shift(vae: Autoencoder) -> float:

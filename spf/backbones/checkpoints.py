@@ -1,83 +1,26 @@
-"""Loading models and customizations, and writing customizations. Safetensors only; files are written beside and renamed."""
+"""Customizations of a model: found, checked to belong to it, applied, written. Files are written beside and renamed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
+from spf.backbones import parallel_attention
 from spf.backbones.base import Backbone
-from spf.backbones.unet import UNetBackbone
-from spf.config import REPOSITORY, ModelPreset, home
-from spf.errors import CustomizationError, ModelNotFound
+from spf.backbones.loading import load_backbone
+from spf.backbones.source import denoiser_hash
+from spf.config import ModelPreset, home
+from spf.errors import CustomizationError
 from spf.files import replace_folder
 from spf.library import CARD, WEIGHTS, Customization, CustomizationCard, customizations
 
-_DENOISER_WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
-    """The pretrained model of a preset. Raises ModelNotFound naming the missing or damaged file and the remedy."""
-    if preset.family != "unet":
-        raise ModelNotFound(f"model: '{preset.name}' is of family '{preset.family}', which this version cannot run yet.")
-    if (missing := missing_file(preset)) is not None:
-        raise ModelNotFound(
-            f"model: {missing} does not exist; restore the folder, or train the model with "
-            f"'python -m spf pretrain {preset.name}'.")
-    folder = REPOSITORY / preset.pretrained_model_name_or_path
-    try:
-        return _load_unet(folder, dtype).to(torch.device(device))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
-        raise ModelNotFound(f"model: a file of {folder} is damaged ({reason}); restore the folder.") from error
-
-
-def _load_unet(folder: Path, dtype: torch.dtype) -> UNetBackbone:
-    options = {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtype}
-    return UNetBackbone(
-        tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
-        text_encoder=CLIPTextModel.from_pretrained(
-            folder, subfolder="text_encoder", local_files_only=True, use_safetensors=True, dtype=dtype),
-        denoiser=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
-        vae=_autoencoder_class(folder).from_pretrained(folder, subfolder="vae", **options),
-        scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
-    )
-
-
-def missing_file(preset: ModelPreset) -> Path | None:
-    """The first file of a preset that is not there; transformers would quietly build an empty tokenizer without it."""
-    folder = REPOSITORY / preset.pretrained_model_name_or_path
-    parts = ("tokenizer/tokenizer.json", "unet/config.json", f"unet/{_DENOISER_WEIGHTS}", "text_encoder/config.json",
-             "text_encoder/model.safetensors", "vae/config.json", f"vae/{_DENOISER_WEIGHTS}",
-             "scheduler/scheduler_config.json")
-    return next((folder / part for part in parts if not (folder / part).is_file()), None)
-
-
-def denoiser_hash(preset: ModelPreset) -> str:
-    """SHA-256 of the pretrained denoiser's weights file: the identity of the model a customization belongs to."""
-    path = REPOSITORY / preset.pretrained_model_name_or_path / "unet" / _DENOISER_WEIGHTS
-    try:
-        facts = path.stat()
-    except OSError:
-        raise ModelNotFound(f"model: {path} does not exist; restore it or choose another model.") from None
-    return _sha256(path, facts.st_mtime_ns, facts.st_size)
-
-
-@lru_cache(maxsize=16)
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:
-    """Of a file as it is at that time: gigabytes are not read again for every portrait."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+__all__ = ["Customization", "CustomizationCard", "apply", "changed_tensors", "customization", "customizations", "denoiser_hash",
+           "home", "load_backbone", "mixed", "save_customization"]
 
 
 def customization(name: str, preset: ModelPreset) -> Customization:
@@ -94,8 +37,28 @@ def customization(name: str, preset: ModelPreset) -> Customization:
     return found
 
 
+def mixed(reference: Backbone, parts: Sequence[tuple[Customization, float]]) -> dict[str, Tensor]:
+    """Tensors of base + sum of w (customized - base) over several customizations of one model (task arithmetic), float32.
+
+    One of weight 1 is exactly itself. Raises CustomizationError if a tensor does not fit the model.
+    """
+    own, total = reference.denoiser.state_dict(), {}
+    for part, weight in parts:
+        tensors = part.tensors()
+        if len(parts) == 1 and weight == 1:
+            return tensors
+        for name, value in tensors.items():
+            if name not in own or own[name].shape != value.shape:
+                raise CustomizationError(
+                    f"customization: tensor '{name}' of '{part.card.name}' cannot be mixed or weighted; use it alone.")
+            base = own[name].float()
+            total[name] = total.get(name, base) + weight * (value.to(base.device) - base)
+    return total
+
+
 def apply(backbone: Backbone, tensors: Mapping[str, Tensor]) -> None:
     """Put changed tensors into a backbone's denoiser, in place. Raises CustomizationError if they do not fit."""
+    parallel_attention.install_for(backbone.denoiser, tensors)
     own = backbone.denoiser.state_dict()
     wrong = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
     if wrong:
@@ -129,10 +92,6 @@ def save_customization(card: CustomizationCard, tensors: Mapping[str, Tensor], r
 
 
 def changed_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those tensors of `after` that differ from `before`."""
-    return {name: value for name, value in after.items() if not torch.equal(value.cpu(), before[name].cpu())}
-
-
-def _autoencoder_class(folder: Path):
-    name = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    return {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}[name]
+    """Those tensors of `after` that differ from `before` or are not in it."""
+    return {name: value for name, value in after.items()
+            if name not in before or not torch.equal(value.cpu(), before[name].cpu())}

@@ -27,7 +27,7 @@ JOINT_ATTENTION = "attn"  # in an MM-DiT block, attn attends over image and text
 ENCODED_AT_ONCE = 64  # prompts
 T5_WINDOW = 256  # tokens: what StableDiffusion3Pipeline reads at most, with or without T5
 # D2: the joint attention of both streams
-_JOINT_PROJECTIONS = tuple(f".{JOINT_ATTENTION}.{name}." for name in (
+JOINT_PROJECTIONS = tuple(f".{JOINT_ATTENTION}.{name}." for name in (
     "to_q", "to_k", "to_v", "to_out", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"))
 
 
@@ -93,7 +93,7 @@ class MMDiTBackbone:
         t5_states = self._read_t5(t5[0].ids) if t5 else self._no_t5(len(fitted), clip_states)  # (B, T_t5, C)
         clip_states = F.pad(clip_states, (0, t5_states.shape[-1] - clip_states.shape[-1]))
         return TextFeatures(
-            torch.cat([clip_states, t5_states], dim=1), pooled=pooled,
+            torch.cat([clip_states, t5_states], dim=1).float(), pooled=pooled.float(),
             **memberships([clip, *t5], rest=0 if t5 else self.t5_window)).to(self.device)
 
     def _read_clip(self, *ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,8 @@ class MMDiTBackbone:
         return like.new_zeros(count, self.t5_window, self.denoiser.config.joint_attention_dim)
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
-        return self.denoiser(x_t, text.embeddings, text.pooled, t).sample
+        dtype = self.denoiser.dtype  # fp16 or bf16 stays inside: what comes in and goes out is float32
+        return self.denoiser(x_t.to(dtype), text.embeddings.to(dtype), text.pooled.to(dtype), t).sample.to(x_t.dtype)
 
     @contextmanager
     def capture(self) -> Iterator[_JointAttention]:
@@ -127,7 +128,7 @@ class MMDiTBackbone:
 
     def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.denoiser.named_parameters():
-            if which == "full" or any(part in name for part in _JOINT_PROJECTIONS):
+            if which == "full" or any(part in name for part in JOINT_PROJECTIONS):
                 yield name, parameter
 
 

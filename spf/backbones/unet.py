@@ -25,7 +25,7 @@ from spf.method.phrases import Prompt
 CROSS_ATTENTION = "attn2"  # in a U-Net, attn1 is self-attention and attn2 attends from image to text
 ENCODED_AT_ONCE = 64  # prompts; a training set may hold thousands
 # Appendix E: stage 2 updates the whole cross-attention module.
-_CROSS_PROJECTIONS = tuple(f"{CROSS_ATTENTION}.{name}." for name in ("to_q", "to_k", "to_v", "to_out"))
+CROSS_PROJECTIONS = tuple(f"{CROSS_ATTENTION}.{name}." for name in ("to_q", "to_k", "to_v", "to_out"))
 
 
 @dataclass
@@ -74,12 +74,14 @@ class UNetBackbone:
     def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
         tokens = tokenize(self._reader, [fit(prompt, self._reader) for prompt in prompts])
         chunks = tokens.ids.to(self.device).split(ENCODED_AT_ONCE)
-        embeddings = torch.cat([self.text_encoder(ids).last_hidden_state for ids in chunks])
+        embeddings = torch.cat([self.text_encoder(ids).last_hidden_state.float() for ids in chunks])
         return TextFeatures(embeddings, **memberships([tokens])).to(self.device)
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
         arguments = parallel_attention.arguments(self.denoiser, text)
-        return self.denoiser(x_t, t, text.embeddings, cross_attention_kwargs=arguments).sample
+        dtype = self.denoiser.dtype  # fp16 or bf16 stays inside: what comes in and goes out is float32
+        return self.denoiser(
+            x_t.to(dtype), t, text.embeddings.to(dtype), cross_attention_kwargs=arguments).sample.to(x_t.dtype)
 
     @contextmanager
     def capture(self) -> Iterator[_CrossAttention]:
@@ -96,7 +98,7 @@ class UNetBackbone:
 
     def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.denoiser.named_parameters():
-            if which == "full" or any(part in name for part in _CROSS_PROJECTIONS):
+            if which == "full" or any(part in name for part in CROSS_PROJECTIONS):
                 yield name, parameter
 
 

@@ -62,8 +62,7 @@ def test_a_missing_file_is_named_with_the_remedy(tiny, model_folder, tmp_path, p
     shutil.copytree(model_folder, tmp_path / "model", copy_function=os.link)
     (tmp_path / "model" / part).unlink()
     broken = tiny.model_copy(update={"pretrained_model_name_or_path": str(tmp_path / "model")})
-    assert checkpoints.missing_file(tiny) is None
-    with pytest.raises(ModelNotFound, match="pretrain tiny") as caught:
+    with pytest.raises(ModelNotFound, match="does not exist; restore it") as caught:
         load_backbone(broken)
     assert str(tmp_path / "model" / part) in str(caught.value)
 
@@ -76,11 +75,6 @@ def test_a_damaged_file_is_refused_as_such(tiny, model_folder, tmp_path, part):
     path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
     with pytest.raises(ModelNotFound, match="damaged.*restore"):
         load_backbone(tiny.model_copy(update={"pretrained_model_name_or_path": str(tmp_path / "model")}))
-
-
-def test_a_family_that_does_not_run_yet_is_refused(tiny):
-    with pytest.raises(ModelNotFound, match="mmdit"):
-        load_backbone(tiny.model_copy(update={"family": "mmdit"}))
 
 
 def test_the_hash_follows_the_file(tiny, model_folder, tmp_path):
@@ -158,6 +152,28 @@ def test_values_that_are_no_numbers_are_not_even_written(card, changed, value):
     with pytest.raises(CustomizationError, match=first):
         save_customization(card, changed | {first: torch.full_like(changed[first], value)})
     assert customizations() == {}
+
+
+def test_one_of_weight_1_is_mixed_as_it_is_and_several_add_their_changes(tiny, saved, card, changed, backbone):
+    other = {name: value + 1 for name, value in list(changed.items())[:2]}
+    save_customization(card.model_copy(update={"name": "cap"}), other)
+    hat, cap = customization("hat", tiny), customization("cap", tiny)
+    alone = checkpoints.mixed(backbone, [(hat, 1.0)])
+    assert all(torch.equal(alone[name], value) for name, value in hat.tensors().items())
+    mixed = checkpoints.mixed(backbone, [(hat, 0.7), (cap, -0.5)])
+    base = backbone.denoiser.state_dict()
+    for name, value in mixed.items():
+        expected = base[name] + 0.7 * (hat.tensors()[name] - base[name])
+        if name in other:
+            expected = expected - 0.5 * (cap.tensors()[name] - base[name])
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-6)
+    assert mixed.keys() == changed.keys()
+
+
+def test_what_does_not_fit_cannot_be_mixed(tiny, saved, card, backbone):
+    save_customization(card.model_copy(update={"name": "cap"}), {"no.such.weight": torch.ones(2)})
+    with pytest.raises(CustomizationError, match="'no.such.weight' of 'cap' cannot be mixed"):
+        checkpoints.mixed(backbone, [(customization("hat", tiny), 0.5), (customization("cap", tiny), 0.5)])
 
 
 def test_values_that_are_no_numbers_are_refused(tiny, saved, changed):

@@ -1,0 +1,60 @@
+"""How large the published models are, from their architectures on the meta device: no file is read, no network asked."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, AutoencoderTiny, SD3Transformer2DModel, UNet2DConditionModel
+from torch import nn
+from transformers import AutoConfig, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+
+from spf.backbones.layouts import read_config
+from spf.backbones.source import PUBLISHED
+from spf.config import ModelPreset
+
+_CLASSES = {kind.__name__: kind for kind in (
+    UNet2DConditionModel, SD3Transformer2DModel, AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection,
+    T5EncoderModel)}
+# Bytes per parameter of the published files. Stable Diffusion 3.5 is published in bf16 and its text encoders in fp16.
+_PUBLISHED_BYTES = {"unet": 4, "mmdit": 2}
+CLIP_BYTES = 4 * 427_616_513  # of ViT-L-14, published in fp32
+
+
+def published_bytes(preset: ModelPreset) -> int:
+    """Bytes that 'download' would fetch for every component of a published model."""
+    each = 2 if preset.variant == "fp16" else _PUBLISHED_BYTES[preset.family]
+    return each * sum(parameter_counts(PUBLISHED[preset.family]).values())
+
+
+def parameter_counts(folder: Path) -> dict[str, int]:
+    """Parameters of every network that a folder of component configurations describes, by component."""
+    return {part: sum(parameter.numel() for parameter in empty_component(folder / part).parameters())
+            for part in networks(folder)}
+
+
+def networks(folder: Path) -> list[str]:
+    """Names of the components that have weights."""
+    return [path.parent.name for path in sorted(folder.glob("*/config.json"))
+            if path.parent.name.startswith(("unet", "transformer", "vae", "text_encoder"))]
+
+
+@lru_cache(maxsize=16)
+def empty_component(folder: Path) -> nn.Module:
+    """The network that a component's folder describes, on the meta device."""
+    with init_empty_weights():
+        return component(folder)
+
+
+def component(folder: Path) -> nn.Module:
+    """The network that a component's folder describes, with random weights on the current device."""
+    config = read_config(folder / "config.json")
+    if "_class_name" in config:
+        return _CLASSES[config["_class_name"]].from_config(config)
+    return _CLASSES[config["architectures"][0]](AutoConfig.from_pretrained(folder))
+
+
+def tiny_autoencoder(latent_channels: int) -> nn.Module:
+    """The published tiny autoencoder (TAESD, TAESD3) for latents of so many channels, likewise."""
+    return AutoencoderTiny(latent_channels=latent_channels)

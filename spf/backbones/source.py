@@ -1,0 +1,273 @@
+"""Where a model's files are, whether all are there, and which model it is. Needs no torch and goes to no network.
+
+A model is a diffusers folder, a single .safetensors file in an original layout, or a hub id, which is a folder of the
+local cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from spf.backbones.headers import Header, file_stamp, read_header
+from spf.backbones.layouts import (
+    CLIP_G_PREFIX,
+    CLIP_L_PREFIX,
+    DENOISER,
+    Family,
+    family_of_file,
+    family_of_folder,
+    read_config,
+)
+from spf.config import CONFIGS, REPOSITORY, ModelPreset, home, model_preset, model_presets, parse
+from spf.errors import ModelNotFound
+
+ARCHITECTURES = REPOSITORY / "configs" / "architectures"
+PUBLISHED = {"unet": ARCHITECTURES / "sd15", "mmdit": ARCHITECTURES / "sd35-medium"}  # what single files hold
+_PARTS = {
+    "unet": ("tokenizer", "text_encoder", "unet", "vae", "scheduler"),
+    "mmdit": ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "transformer", "vae", "scheduler"),
+}
+_OPTIONAL = {"unet": (), "mmdit": ("tokenizer_3", "text_encoder_3")}
+PUBLISHED_CLIP = "ViT-L-14:openai"  # the CLIP whose text encoder Stable Diffusion reads with
+_SEPARATE_ENCODERS = ("clip_l.safetensors", "clip_g.safetensors")  # beside Stable Diffusion 3.5's single file
+
+
+def require_model(preset: ModelPreset) -> Path:
+    """The folder or file of a preset, when every file of it is there and of the preset's family.
+
+    Raises ModelNotFound naming the file and the remedy.
+    """
+    path = locate(preset)
+    if path.is_file():
+        header = read_header(path)
+        _require_family(preset, family_of_file(header), path)
+        _require_text_encoders(preset, header)
+        return path
+    if (missing := missing_file(preset, path)) is not None:
+        raise ModelNotFound(f"model: {missing} does not exist; {_remedy(preset, missing)}.")
+    _require_family(preset, family_of_folder(path), path)
+    return path
+
+
+def _require_family(preset: ModelPreset, family: Family, path: Path) -> None:
+    if family != preset.family:
+        names = {"unet": "a Stable Diffusion 1.x model (family unet)", "mmdit": "a Stable Diffusion 3 model (family mmdit)"}
+        raise ModelNotFound(f"model: {path} is {names[family]} and preset '{preset.name}' says {preset.family}; "
+                            "choose the preset of that family.")
+
+
+def _require_text_encoders(preset: ModelPreset, header: Header) -> None:
+    if preset.family == "mmdit":
+        separate_encoders(header)
+
+
+def separate_encoders(header: Header) -> dict[str, Path]:
+    """The text encoder files that belong to a Stable Diffusion 3 file without them, by the prefix they stand for.
+
+    Empty if the file holds them itself. Raises ModelNotFound naming the missing file and where to put it.
+    """
+    found = {}
+    for prefix, name in zip((CLIP_L_PREFIX, CLIP_G_PREFIX), _SEPARATE_ENCODERS, strict=True):
+        if header.shapes(prefix):
+            continue
+        places = [header.path.parent / name, header.path.parent / "text_encoders" / name]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise ModelNotFound(f"model: {header.path} holds no text encoders and {places[1]} does not exist; put "
+                                f"{' and '.join(_SEPARATE_ENCODERS)} there, or use a diffusers folder.")
+        found[prefix] = path
+    return found
+
+
+def locate(preset: ModelPreset) -> Path:
+    """Folder or file of a preset; for a hub id, of the local cache. Raises ModelNotFound if it is not there."""
+    text = preset.pretrained_model_name_or_path
+    if is_hub_id(text):
+        return _cached_snapshot(preset, text)
+    path = REPOSITORY / Path(text).expanduser()
+    if not path.exists():
+        raise ModelNotFound(f"model: {path} does not exist; {_remedy(preset, path)}.")
+    return path
+
+
+def is_hub_id(text: str) -> bool:
+    """'owner/name', unless the repository or the disk has a folder of that name."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text)) and not (REPOSITORY / text.split("/")[0]).exists()
+
+
+def is_downloaded(preset: ModelPreset) -> bool:
+    """Whether the local cache holds anything of a hub id's model."""
+    try:
+        return locate(preset).is_dir()
+    except ModelNotFound:
+        return False
+
+
+def _cached_snapshot(preset: ModelPreset, repo_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(repo_id, local_files_only=True))
+    except (OSError, HFValidationError):
+        raise ModelNotFound(
+            f"model: '{repo_id}' is not on this computer; get it with 'python -m spf download {preset.name}', "
+            "or choose another model.") from None
+
+
+def missing_file(preset: ModelPreset, folder: Path) -> Path | None:
+    """The first file of a diffusers folder that is not there; without it transformers would quietly build an empty
+    tokenizer and diffusers random weights. Raises ModelNotFound if there is only a pickle in its place."""
+    for part in parts(folder):
+        for path in _files_of(folder / part, preset.variant if part not in ("tokenizer", "scheduler") else None):
+            if not path.is_file():
+                return path
+    return None
+
+
+def parts(folder: Path) -> tuple[str, ...]:
+    """The components that a diffusers folder must hold, and those that it says it has."""
+    family: Family = "mmdit" if (folder / "transformer").is_dir() else "unet"
+    listed = read_config(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
+
+    def has(part: str) -> bool:
+        if listed is None:
+            return part in _PARTS[family] or (folder / part).is_dir()
+        return (listed.get(part) or [None])[0] is not None
+
+    return tuple(part for part in (*_PARTS[family], *_OPTIONAL[family]) if has(part))
+
+
+def _files_of(folder: Path, variant: str | None) -> tuple[Path, ...]:
+    name = folder.name
+    if name.startswith("tokenizer"):
+        both = (folder / "vocab.json", folder / "merges.txt")
+        return both if all(path.is_file() for path in both) else (folder / "tokenizer.json",)
+    if name == "scheduler":
+        return (folder / "scheduler_config.json",)
+    return folder / "config.json", *weight_files(folder, variant)
+
+
+def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
+    """The safetensors files of one component, by diffusers' naming: one file, or the shards that its index lists.
+
+    Raises ModelNotFound if there are only pickles, or the index is damaged.
+    """
+    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
+    dotted = f".{variant}" if variant else ""
+    whole, index = folder / f"{stem}{dotted}.safetensors", folder / f"{stem}.safetensors.index{dotted}.json"
+    if not whole.is_file() and index.is_file():
+        shards = read_config(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) and Path(name).name == name for name in shards.values()):
+            raise ModelNotFound(f"model: a file is damaged ({index} lists no shards); restore the folder.")
+        return tuple(folder / name for name in sorted(set(shards.values())))
+    if not whole.is_file() and not variant and list(folder.glob("*.bin")):
+        raise ModelNotFound(f"model: {folder} holds its weights only as a pickle (.bin), which can run code when it is read; "
+                            f"get {whole.name}.")
+    return (whole,)
+
+
+def _remedy(preset: ModelPreset, missing: Path) -> str:
+    if preset.variant and f".{preset.variant}." in missing.name:
+        return f"the model has no variant '{preset.variant}'; leave 'variant' out of the preset or get that version"
+    if (CONFIGS / "pretrain" / f"{preset.name}.yaml").is_file():
+        return f"restore it, or train the model with 'python -m spf pretrain {preset.name}'"
+    return "restore it or choose another model"
+
+
+def denoiser_hash(preset: ModelPreset) -> str:
+    """SHA-256 of the files that hold the pretrained denoiser: the identity of the model a customization belongs to."""
+    path = locate(preset)
+    files = (path,) if path.is_file() else weight_files(path / DENOISER[preset.family], preset.variant)
+    try:
+        digests = [_sha256(file, *file_stamp(file)) for file in files]
+    except OSError:
+        missing = next(file for file in files if not file.is_file())
+        raise ModelNotFound(f"model: {missing} does not exist; {_remedy(preset, missing)}.") from None
+    return digests[0] if len(digests) == 1 else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+    """Of a file as it is at that time: gigabytes are not read again for every portrait."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def register_model(where: str) -> ModelPreset:
+    """Make a folder, single file or hub id a model of this user's own: `models/<name>.yaml` in their data folder.
+
+    The same place keeps its name. Raises ModelNotFound if nothing there is a model that runs here; then nothing is written.
+    """
+    place = where if is_hub_id(where) and not Path(where).expanduser().exists() else str(Path(where).expanduser().resolve())
+    for name in model_presets():
+        if (known := model_preset(name)).pretrained_model_name_or_path == place:
+            return known
+    values = {"name": _free_name(place), "title": place.rsplit("/", 1)[-1], "pretrained_model_name_or_path": place,
+              "clip": PUBLISHED_CLIP, "base_text": "a portrait photo of a person, with short hair"}
+    preset = parse(ModelPreset, values | {"family": "unet", "resolution": 512})
+    path = locate(preset)
+    family = family_of_file(read_header(path)) if path.is_file() else family_of_folder(path)
+    values |= {"family": family, "resolution": _resolution(path, family)}
+    if (path / "clip" / "open_clip_config.json").is_file():
+        values["clip"] = str(path / "clip")
+    preset = parse(ModelPreset, values)
+    require_model(preset)
+    _write_preset(preset)
+    return preset
+
+
+def _free_name(place: str) -> str:
+    last = place.rsplit("/", 1)[-1].removesuffix(".safetensors").lower()
+    stem = re.sub(r"[^a-z0-9._-]+", "-", last).strip("-._")[:56] or "model"
+    taken, number, name = model_presets(), 1, stem
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def _resolution(path: Path, family: Family) -> int:
+    """Side of the pictures that a denoiser was trained on: its latents are an eighth of them."""
+    folder = PUBLISHED[family] if path.is_file() else path
+    size = read_config(folder / DENOISER[family] / "config.json").get("sample_size")
+    return min(max(8 * size, 64), 2048) if isinstance(size, int) else {"unet": 512, "mmdit": 1024}[family]
+
+
+def _write_preset(preset: ModelPreset) -> None:
+    path = home() / "models" / f"{preset.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(".partial")
+    staged.write_text(yaml.safe_dump(preset.model_dump(mode="json", exclude_defaults=True), sort_keys=False), encoding="utf-8")
+    os.replace(staged, path)
+
+
+def download(preset: ModelPreset) -> Path:
+    """Fetch a hub id's model into the local cache: configurations and safetensors, nothing that can run code.
+
+    Raises ModelNotFound if the hub cannot be reached or has no such model, or what came is no model that runs here.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    repo_id = preset.pretrained_model_name_or_path
+    if not is_hub_id(repo_id):
+        raise ModelNotFound(f"model: '{preset.name}' is not on the hub but in {repo_id}; there is nothing to download.")
+    parts = [part for family in _PARTS for part in (*_PARTS[family], *_OPTIONAL[family])]
+    suffix = f"*.{preset.variant}*.safetensors" if preset.variant else "*model*.safetensors"
+    patterns = ["model_index.json", *(f"{part}/{end}" for part in parts for end in ("*.json", "*.txt", "*.model", suffix))]
+    ignored = [] if preset.variant else ["*.fp16.*", "*.non_ema.*"]
+    try:
+        snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=ignored, etag_timeout=5)
+    except (OSError, HFValidationError, HfHubHTTPError) as error:
+        reason = str(error).split("\n")[0][:160]
+        raise ModelNotFound(f"model: '{repo_id}' cannot be downloaded ({reason}); check the connection, and whether its licence "
+                            "must be accepted.") from None
+    return require_model(preset)
