@@ -151,14 +151,25 @@ def _save(path: Path, component: Component, optimizer, average, progress: Progre
                             "The checkpoint before it is intact, and the same command goes on from there.") from None
 
 
+def finished(folder: Path, name: str, config: ComponentConfig) -> bool:
+    """Whether a component is trained to the end. Raises TrainingError if that was with another configuration."""
+    path = folder / f"{name}.pt"
+    return path.exists() and _read(path, name, config, "cpu")["progress"]["step"] >= steps_of(config)
+
+
+def _read(path: Path, name: str, config: ComponentConfig, device: torch.device | str) -> dict:
+    state = torch.load(path, map_location=device, weights_only=True)
+    if _recipe(state["config"]) != _recipe(config.model_dump(mode="json")):
+        raise TrainingError(
+            f"{path} was trained with another configuration of '{name}'; "
+            "restore that configuration, or move the file away to begin anew.")
+    return state
+
+
 def _resume(path: Path, component: Component, optimizer, average, device) -> Progress:
     if not path.exists():
         return Progress()
-    state = torch.load(path, map_location=device, weights_only=True)
-    if _recipe(state["config"]) != _recipe(component.config.model_dump(mode="json")):
-        raise TrainingError(
-            f"{path} was trained with another configuration of '{component.name}'; "
-            "restore that configuration, or move the file away to begin anew.")
+    state = _read(path, component.name, component.config, device)
     component.network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     for name, value in state["average"].items():

@@ -26,6 +26,7 @@ from spf.pocket.pictures import PictureSet
 from spf.pocket.world import Portrait
 
 NO_T5_SHARE = 0.1  # of the steps; so that the model also runs where its T5 is left out to save memory
+NO_T5_LENGTH = 256  # tokens: the zeros that stand for T5 in StableDiffusion3Pipeline
 _SPECIAL, _SPACE = ("<pad>", "</s>", "<unk>"), "\u2581"
 
 
@@ -77,7 +78,7 @@ def component(network: FlowDenoiser, towers: Sequence[CLIPTextModelWithProjectio
         weight = s.view(-1, 1, 1, 1)
         clip, pooled = embed(towers, tokenizer, texts)
         if rng.random() < NO_T5_SHARE:
-            t5 = clip.new_zeros(len(texts), tokenizer.model_max_length, network.text_encoder_3.config.d_model)
+            t5 = clip.new_zeros(len(texts), NO_T5_LENGTH, network.text_encoder_3.config.d_model)
         else:
             t5 = network.text_encoder_3(_ids(tokenizer_3, texts, device)).last_hidden_state
         velocity = network((1 - weight) * x_0 + weight * noise, 1000 * s, clip, pooled, t5)

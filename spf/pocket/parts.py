@@ -13,7 +13,7 @@ from torch import nn
 
 from spf.config import Schema
 from spf.files import replace_folder
-from spf.pocket.component import Component, fit, progress_of
+from spf.pocket.component import Component, finished, fit, progress_of
 
 
 class PartTraining(ABC):
@@ -28,8 +28,9 @@ class PartTraining(ABC):
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, parts: tuple[str, ...] = ()) -> bool:
-        """Train the given parts, or all; returns whether they are done."""
-        return all(getattr(self, f"train_{part}")() for part in parts or self.PARTS)
+        """Train the given parts, or all; returns whether they are done. What is finished is not even prepared."""
+        return all(finished(self.folder, part, getattr(self.config, part)) or getattr(self, f"train_{part}")()
+                   for part in parts or self.PARTS)
 
     @property
     def complete(self) -> bool:
