@@ -197,13 +197,15 @@ def measure_disk(points: int, folder: Path) -> dict:
 
 
 def measure_cancel(rounds: int, folder: Path) -> dict:
-    """From the request to the state 'cancelled', while the run loads, encodes, trains or saves."""
+    """From the request to the state 'cancelled': at any moment after the start, and, every other time, after the first step."""
     from spf.jobs import store
 
     data, seconds, stages, rng = _pictures(folder), [], {}, random.Random(0)
     for index in range(rounds):
         run = store.start(_settings(data, f"cancel-{index}"))
-        time.sleep(rng.uniform(0.5, 20))
+        while index % 2 and store.status(run).step == 0:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.0, 2.0 if index % 2 else 20.0))
         stage = store.status(run).stage or "loading"
         began = time.perf_counter()
         store.cancel(run.id)

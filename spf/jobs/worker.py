@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+import psutil
+
 from spf import library
 from spf.config import REPOSITORY, home
 from spf.errors import SpfError
@@ -19,9 +21,10 @@ from spf.jobs import queue
 from spf.jobs.queue import Holder
 from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
 
-POLL = 0.2  # seconds
-GRACE = 1.5  # seconds that a child has to stop by itself once it is asked to
-SILENCE = 600.0  # seconds without a word after which a child is thought to hang
+POLL = 0.1  # seconds
+GRACE = 1.0  # seconds that a child has to stop by itself once it is asked to
+WORK = 0.01  # of the time that a child must compute to count as working
+SILENCE = 600.0  # seconds without a word and without work after which a child is thought to hang
 
 
 def train_command(folder: RunFolder) -> list[str]:
@@ -57,7 +60,7 @@ def _wait_for_turn(folder: RunFolder) -> RunStatus | None:
 
 def _watch(child: subprocess.Popen, folder: RunFolder, silence: float) -> str:
     """Wait for the child. Returns '' if it ended by itself, else why it was ended: 'cancel' or 'silence'."""
-    asked = None
+    asked, worked, busy = None, 0.0, time.monotonic()
     while True:
         try:
             child.wait(POLL)
@@ -68,7 +71,9 @@ def _watch(child: subprocess.Popen, folder: RunFolder, silence: float) -> str:
             asked = asked or now
             if now - asked > GRACE:
                 return _kill(child, "cancel")
-        if time.time() - _last_word(folder) > silence:
+        if (spent := _processor_seconds(child)) - worked >= WORK * silence:
+            worked, busy = spent, now
+        if now - busy > silence and time.time() - _last_word(folder) > silence:
             return _kill(child, "silence")
 
 
@@ -76,6 +81,15 @@ def _kill(child: subprocess.Popen, reason: str) -> str:
     child.kill()  # whatever it writes appears whole or not at all
     child.wait()
     return reason
+
+
+def _processor_seconds(child: subprocess.Popen) -> float:
+    """What the child has computed so far: a step of a large model on a CPU may take minutes, but is no standstill."""
+    try:
+        times = psutil.Process(child.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
 
 
 def _last_word(folder: RunFolder) -> float:

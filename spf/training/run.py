@@ -17,7 +17,7 @@ from spf.clip import Clip
 from spf.config import ModelPreset, StageConfig, TrainConfig
 from spf.data.batches import Examples
 from spf.data.records import Record, read_training_set
-from spf.errors import Cancelled, DiskFull, Paused, SpfError
+from spf.errors import Cancelled, DiskFull, Paused, SpfError, TrainingError
 from spf.files import is_disk_full
 from spf.library import Customization, CustomizationCard
 from spf.method.phrases import join_prompt
@@ -88,15 +88,23 @@ class Run:
             self._end("failed", str(error))
             raise
         except BaseException as error:  # also KeyboardInterrupt and out of memory: the page must not wait for ever
-            if is_disk_full(error):
-                full = DiskFull(f"train: the disk of {self.folder.path} is full; free some space, "
-                                f"then go on with 'python -m spf resume {self.folder.id}'.")
-                self._end("failed", str(full))
-                raise full from error
+            if (named := self._named(error)) is not None:
+                self._end("failed", str(named))
+                raise named from error
             self._end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", f"{type(error).__name__}: {error}")
             raise
         self._end("completed", written.card.name)
         return written
+
+    def _named(self, error: BaseException) -> TrainingError | None:
+        """What the user can do about an error that comes from the machine."""
+        if is_disk_full(error):
+            return DiskFull(f"train: the disk of {self.folder.path} is full; free some space, "
+                            f"then go on with 'python -m spf resume {self.folder.id}'.")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return TrainingError("train: the memory of the device is used up; choose the preset 'low-memory', or a smaller "
+                                 f"train_batch_size ({str(error).splitlines()[0] if str(error) else 'out of memory'}).")
+        return None
 
     def _train(self) -> Customization:
         self._write_status()

@@ -24,6 +24,9 @@ if behaviour == "lies": write(state="completed", message="hat"); sys.exit(0)
 if behaviour == "fails": write(state="failed", message="loss is not a finite number"); sys.exit(1)
 if behaviour == "signal": os.kill(os.getpid(), 9)
 if behaviour == "deaf": time.sleep(600)
+if behaviour == "busy":
+    while time.process_time() < 3.5: pass
+    sys.exit(0)
 asked = lambda what: os.path.exists(os.path.join(folder, what))
 while not (asked("cancel") or asked("pause")):
     time.sleep(0.02)

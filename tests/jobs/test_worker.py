@@ -72,3 +72,8 @@ def test_completed_needs_the_customization_of_this_very_run(settings, tmp_path):
         (written / "customization.json").write_text(json.dumps(card | {"summary": {"run": run_id}}))
         (written / "weights.safetensors").write_bytes(b"x") if weights else (written / "weights.safetensors").unlink()
         assert worker.verdict(folder, 0, "").state == expected
+
+
+def test_a_trainer_that_works_without_a_word_is_left_alone(work):
+    folder, ended = work("busy", silence=1.5)
+    assert ended.state == "failed" and "without a result" in ended.message and queue.job(folder.id).exit_code == 0

@@ -93,7 +93,9 @@ def test_stage_1_alone_logs_no_alignment(make_run):
 
 @pytest.mark.parametrize("raised, expected, state", [
     (TrainingError("diff_loss is not a finite number"), TrainingError, "failed"),
-    (RuntimeError("out of memory"), RuntimeError, "failed"),
+    (RuntimeError("something broke"), RuntimeError, "failed"),
+    (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, "failed"),
+    (MemoryError(), TrainingError, "failed"),
     (KeyboardInterrupt(), KeyboardInterrupt, "interrupted"),
     (Cancelled("stopped"), Cancelled, "cancelled")])
 def test_whatever_happens_ends_in_a_final_state_and_keeps_the_old_customization(
@@ -113,6 +115,7 @@ def test_whatever_happens_ends_in_a_final_state_and_keeps_the_old_customization(
     status = run.folder.status()
     assert status.state == state and status.eta is None
     assert str(raised) in status.message
+    assert (expected is TrainingError and raised.__class__ is not TrainingError) == ("low-memory" in status.message)
     kept = checkpoints.customizations()["hat"].tensors()
     assert all(torch.equal(kept[name], old[name]) for name in old)
     assert left_over(spf_home) == ["hat"]
