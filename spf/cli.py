@@ -123,6 +123,10 @@ def train(
         from spf.jobs import foreground
 
         folder, written = foreground.train_here(lambda: store.prepare(settings), chosen)
+    from spf.training.devices import process_rank
+
+    if process_rank() > 0:
+        return
     _report({"customization": written.card.model_dump(), "folder": str(written.folder), "run": folder.id}, as_json,
             f"Customization '{written.card.name}' is written to {written.folder}.")
 
