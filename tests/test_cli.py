@@ -86,7 +86,7 @@ def test_generate_without_its_model_files_names_the_remedy(spf, tmp_path, tiny):
     path = config.CONFIGS / "models" / "tiny.yaml"
     path.write_text(path.read_text().replace(tiny.pretrained_model_name_or_path + "\n", str(tmp_path / "gone") + "\n"))
     status, _, err = generate(spf, tmp_path / "out")
-    assert status == 2 and "gone" in err and "pretrain tiny" in err and not (tmp_path / "out").exists()
+    assert status == 2 and "gone" in err and "restore it" in err and not (tmp_path / "out").exists()
 
 
 def test_generate_writes_its_files_and_reports_json(spf, tmp_path):
@@ -236,7 +236,7 @@ def test_doctor_works_without_models_and_says_how_to_get_them(spf, tmp_path, key
     status, out, _ = spf("doctor", "--json")
     report = json.loads(out)
     assert status == 1 and report["models"] == {"tiny": "missing"}
-    assert any("gone" in problem and "pretrain tiny" in problem for problem in report["problems"])
+    assert any("gone" in problem and "restore it" in problem for problem in report["problems"])
 
 
 @pytest.mark.parametrize("verb", [(), ("generate",), ("train",), ("dataset",), ("dataset", "render"), ("dataset", "check"),

@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 
-from spf.backbones.checkpoints import missing_file
+from spf.backbones.source import require_model
 from spf.config import REPOSITORY, TrainConfig, home, model_preset, parse, with_overrides
 from spf.data.records import read_training_set
-from spf.errors import InvalidInput, ModelNotFound, TrainingError
+from spf.errors import InvalidInput, TrainingError
 from spf.jobs import queue
 from spf.jobs.queue import Holder
 from spf.training.reports import require_reporter
@@ -151,8 +151,7 @@ def _settled(job: queue.Job) -> str:
 
 def _check(config: TrainConfig) -> None:
     """Everything that can be refused without loading a model."""
-    if (missing := missing_file(model_preset(config.model))) is not None:
-        raise ModelNotFound(f"model: {missing} does not exist; restore it or choose another model.")
+    require_model(model_preset(config.model))
     require_reporter(config.report_to)
     read_training_set(config)
 

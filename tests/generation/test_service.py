@@ -94,6 +94,16 @@ def test_maps_are_drawn_by_the_readings_a_customization_was_trained_with(service
     assert not np.array_equal(first.maps[0].soft_map, second.maps[0].soft_map)
 
 
+def test_customizations_are_mixed_by_weight_and_asked_for_in_one_text(service, teach, ask):
+    teach("a", factor=0.9)
+    teach("b", factor=1.3)
+    pictures = {text: service.generate(ask(customization=text, map_steps=0)).customized.tobytes()
+                for text in ("a", "a:0.5", "a:0.5+b:0.5", "b:0.5+a:0.5", "a+b:-0.5", "a:1.0")}
+    assert pictures["a"] == pictures["a:1.0"] and len(set(pictures.values())) >= 4
+    assert len(service._responses) <= service_module.RESPONSES_KEPT
+    assert ask(customization="a:1.0+b:0.50").customization == "a+b:0.5"
+
+
 def test_memory_is_bounded(service, teach, ask, monkeypatch):
     monkeypatch.setattr(service_module, "RESPONSES_KEPT", 2)
     monkeypatch.setattr(service_module, "ORIGINALS_KEPT", 2)
@@ -101,7 +111,7 @@ def test_memory_is_bounded(service, teach, ask, monkeypatch):
         teach(name)
         service.generate(ask(customization=name, seed=seed, num_inference_steps=1, map_steps=0))
     assert len(service._responses) == 2 and len(service._originals) == 2
-    assert [key[1].name for key in service._responses] == ["b", "c"]
+    assert [key[1][0].name for key in service._responses] == ["b", "c"]
 
 
 @pytest.mark.parametrize("values, error, words", [

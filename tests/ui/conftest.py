@@ -33,7 +33,7 @@ def training(monkeypatch):
     """Put a fake training process of the given length in place of the real one."""
     def install(**options) -> fakes.FakeTraining:
         fake = fakes.FakeTraining(**options)
-        monkeypatch.setattr(store, "missing_file", lambda preset: None)
+        monkeypatch.setattr(store, "require_model", lambda preset: None)
         monkeypatch.setattr(store, "start", fake)
         return fake
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import app
-from spf.errors import InvalidInput, SpfError
+from spf.errors import InvalidInput, ModelNotFound, SpfError
 from spf.jobs import store
 from spf.ui import generate_handlers, markup, strings, teach_handlers
 from spf.ui.generate_handlers import Form
@@ -150,7 +150,10 @@ def test_names_of_files_are_escaped(training, spf_home, tmp_path):
 
 
 def test_a_missing_model_is_refused_before_anything_is_left_on_disk(spf_home, monkeypatch):
-    monkeypatch.setattr(store, "missing_file", lambda preset: "unet/weights")
+    def missing(preset):
+        raise ModelNotFound("model: unet/weights does not exist; restore it.")
+
+    monkeypatch.setattr(store, "require_model", missing)
     assert "Model: unet/weights does not exist" in refusal(TEACH, spf_home)
 
 
