@@ -1,4 +1,4 @@
-"""Which pictures look alike: the same photograph scaled, re-encoded, lightly retouched or cropped by a few pixels.
+"""Which pictures look alike: the same photograph scaled, saved again in another format, or cropped by a pixel or two.
 
 Two signs must agree. A difference hash of 256 bits (whether brightness rises from one cell of a 17x16 grid to the next)
 says that shapes agree; the mean colours of 4x4 cells keep apart drawings that differ only in the colour of something.

@@ -153,7 +153,9 @@ def _check(config: TrainConfig) -> None:
     """Everything that can be refused without loading a model."""
     require_model(model_preset(config.model))
     require_reporter(config.report_to)
-    read_training_set(config)
+    from spf.backbones.window import caption_window  # only here: it needs the tokenizers
+
+    read_training_set(config, caption_window(model_preset(config.model)))
 
 
 def _add(config: TrainConfig) -> RunFolder:
