@@ -197,6 +197,9 @@ class StormConfig(Schema):
     refinements: int = Field(30, ge=0, le=200, description="Most repetitions of a step that leaves two words on the wrong side.")
 
 
+Scheduler = Literal["ddim", "dpmpp_2m", "euler", "unipc"]
+
+
 class GenerationRequest(Schema):
     """What one press of Generate asks for."""
 
@@ -211,6 +214,11 @@ class GenerationRequest(Schema):
     seed: int = Field(0, ge=0, lt=2**63)
     num_inference_steps: int = Field(20, ge=1, le=200)
     guidance_scale: float = Field(5.0, ge=1.0, le=30.0)
+    count: int = Field(1, ge=1, le=64, description="Pairs from so many seeds, beginning with `seed`; see `one_by_one`.")
+    scheduler: Scheduler | None = Field(
+        None, description="How the noise is removed; the model's own way if left out. A flow model has euler only.")
+    height: int | None = Field(None, ge=16, le=4096, description="In pixels; the model's resolution if left out.")
+    width: int | None = Field(None, ge=16, le=4096, description="In pixels; the model's resolution if left out.")
     guide: Annotated[MagnetConfig | StormConfig, Field(discriminator="name")] | None = Field(
         None, description="A training-free method that acts while the customized portrait is drawn.")
     map_steps: int = Field(
@@ -251,6 +259,10 @@ class GenerationRequest(Schema):
         if self.target_weights and len(self.target_weights) != len(self.target_texts):
             raise ValueError(f"target_weights: must hold one number for each of the {len(self.target_texts)} target phrases")
         return self
+
+    def one_by_one(self) -> tuple[GenerationRequest, ...]:
+        """A request of its own for every seed: `seed`, `seed` + 1, ... After the largest seed comes 0."""
+        return tuple(self.model_copy(update={"seed": (self.seed + index) % 2**63, "count": 1}) for index in range(self.count))
 
     @property
     def weights(self) -> tuple[float, ...]:

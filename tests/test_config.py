@@ -132,10 +132,10 @@ def test_half_a_character_is_refused():
     ({}, "base_text", "missing"),
     ({"base_text": None}, "base_text", "missing"),
     ({"base_text": 5}, "base_text", "string"),
-    ({"base_text": BASE, "customization": "../hat"}, "customization", "lower-case"),
+    ({"base_text": BASE, "customization": "../hat"}, "customization", "is no name"),
     ({"base_text": BASE, "model": "a/b"}, "model", "lower-case"),
-    ({"base_text": BASE, "customization": "x" * 65}, "customization", "64"),
-    ({"base_text": BASE, "customization": ""}, "customization", "lower-case"),
+    ({"base_text": BASE, "customization": "x" * 65}, "customization", "is no name"),
+    ({"base_text": BASE, "customization": ""}, "customization", "is no name"),
     ([1, 2], "settings", "dictionary"),
     ("text", "settings", "dictionary"),
     ({"base_text": BASE, 5: 6}, "5", "string"),
@@ -218,3 +218,32 @@ def test_a_bad_yaml_file_is_named(tmp_path, content, words):
 def test_a_configuration_survives_its_own_dump():
     loaded = config.train_config("quick", {"data": "pictures", "name": "hat"})
     assert parse(TrainConfig, loaded.model_dump(mode="json")) == loaded
+
+
+@pytest.mark.parametrize("text, weights, written", [
+    ("hat", {"hat": 1}, "hat"), ("hat:0.7+neon:0.5", {"hat": 0.7, "neon": 0.5}, "hat:0.7+neon:0.5"),
+    ("a.b-c_d:-2", {"a.b-c_d": -2}, "a.b-c_d:-2"), ("hat:1.000+cap:01", {"hat": 1, "cap": 1}, "hat+cap")])
+def test_a_mix_of_customizations_is_read_and_written(text, weights, written):
+    assert config.mix_weights(text) == weights and config.mix_text(weights) == written
+    assert config.mix_weights(written) == weights
+
+
+@pytest.mark.parametrize("text", [
+    "", "+", "hat+", "Hat", "../hat", "hat:", "hat:x", "hat:0", "hat:2.5", "hat:nan", "hat:1e1", "hat:0.1.2", "hat+hat:0.5", "a b",
+    "+".join(f"h{i}" for i in range(9))])
+def test_an_unreadable_mix_is_refused(text):
+    with pytest.raises(InvalidInput, match="customization"):
+        config.parse(config.GenerationRequest, {"base_text": "a person", "customization": text})
+
+
+def test_several_seeds_are_requests_of_one_each():
+    singles = request(seed=2**63 - 2, count=3, scheduler="euler").one_by_one()
+    assert [(single.seed, single.count, single.scheduler) for single in singles] == [
+        (2**63 - 2, 1, "euler"), (2**63 - 1, 1, "euler"), (0, 1, "euler")]
+    assert request(seed=4).one_by_one() == (request(seed=4),)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("count", 0), ("count", 65), ("scheduler", "pndm"), ("height", 8), ("width", 5000), ("width", 32.5)])
+def test_counts_schedulers_and_sizes_out_of_range_are_refused(field, value):
+    assert refusal(GenerationRequest, {"base_text": BASE, field: value}).field == field

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
+
+from spf.errors import InvalidInput
 
 Autoencoder = AutoencoderKL | AutoencoderTiny
 
@@ -14,6 +13,19 @@ Autoencoder = AutoencoderKL | AutoencoderTiny
 def scale_factor(vae: Autoencoder) -> int:
     """Pixels per latent position, along each side."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def latent_size(vae: Autoencoder, height: int, width: int, patch_size: int = 1, limit: int | None = None) -> tuple[int, int]:
+    """(h, w) of the latents of a picture. Raises InvalidInput for a side that is no multiple, or longer than `limit` allows."""
+    factor = scale_factor(vae)
+    step = factor * patch_size
+    for name, side in (("height", height), ("width", width)):
+        if side < step or side % step:
+            near = max(round(side / step), 1) * step
+            raise InvalidInput(name, f"must be a multiple of {step} for this model, for example {near}")
+        if limit is not None and side > limit * factor:
+            raise InvalidInput(name, f"this model draws at most {limit * factor} pixels along a side")
+    return height // factor, width // factor
 
 
 def encode(vae: Autoencoder, images: Tensor) -> Tensor:
@@ -32,9 +44,3 @@ def decode(vae: Autoencoder, latents: Tensor) -> Tensor:
 def _shift(vae: Autoencoder) -> float:
     """Stable Diffusion 1.x has none, which its configuration says as null."""
     return vae.config.shift_factor or 0.0
-
-
-def class_of(folder: Path) -> type[AutoencoderKL] | type[AutoencoderTiny]:
-    """The class that the autoencoder saved in a folder belongs to. KeyError if it is neither."""
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    return {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}[name]

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from spf.config import Scheduler
 from spf.method.attention import AttentionLayer
 from spf.method.diffusion import Objective
 from spf.method.phrases import Prompt
@@ -93,9 +94,10 @@ class SamplerStep(Protocol):
 
 
 class Sampler(Protocol):
-    """The part of a diffusers scheduler that sampling needs."""
+    """The part of a diffusers scheduler that sampling needs. It counts its steps: one sampler serves one path."""
 
     timesteps: Tensor  # Shape: (S,), from noise to picture
+    init_noise_sigma: float  # what unit noise is multiplied with to begin
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> SamplerStep: ...
 
@@ -125,11 +127,14 @@ class Backbone(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents -> (B, 3, H, W), with gradient to the latents; unclamped."""
 
-    def sampler(self, num_inference_steps: int) -> Sampler:
-        """A fresh deterministic sampler."""
+    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
+        """A fresh deterministic sampler; None is the model's own. Raises InvalidInput if it does not fit the family."""
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of a square picture."""
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture, square if no width is given.
+
+        Raises InvalidInput if a side is no multiple of what one position of the coarsest grid covers, or too long.
+        """
 
     def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that a stage updates (D2), by their name in the denoiser."""

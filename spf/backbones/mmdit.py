@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +15,14 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from spf.backbones import autoencoder
 from spf.backbones.autoencoder import Autoencoder
-from spf.backbones.base import LayerFeatures, TextFeatures, Trainable
+from spf.backbones.base import LayerFeatures, Sampler, TextFeatures, Trainable
 from spf.backbones.capture import capture, latent_grid
+from spf.backbones.samplers import FLOW_SAMPLERS, sampler_class
 from spf.backbones.tokens import Reader, fit, memberships, tokenize
+from spf.config import Scheduler
 from spf.method.attention import AttentionLayer, split_heads
 from spf.method.diffusion import FlowObjective
+from spf.method.emphasis import emphasise
 from spf.method.phrases import Prompt
 
 JOINT_ATTENTION = "attn"  # in an MM-DiT block, attn attends over image and text together; attn2 is image only
@@ -65,14 +67,16 @@ class MMDiTBackbone:
     def device(self) -> torch.device:
         return self.denoiser.device
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        side = resolution // autoencoder.scale_factor(self.vae)
-        return self.denoiser.config.in_channels, side, side
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        config = self.denoiser.config
+        limit = config.patch_size * config.pos_embed_max_size  # of the table of position embeddings
+        size = autoencoder.latent_size(self.vae, height, width or height, config.patch_size, limit)
+        return config.in_channels, *size
 
-    def sampler(self, num_inference_steps: int) -> FlowMatchEulerDiscreteScheduler:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
-        return scheduler
+    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
+        made = sampler_class(FLOW_SAMPLERS, scheduler, "euler").from_config(self.scheduler.config)
+        made.set_timesteps(num_inference_steps, device=self.device)
+        return made
 
     def fork(self) -> MMDiTBackbone:
         return MMDiTBackbone(
@@ -91,6 +95,9 @@ class MMDiTBackbone:
         clip, clip_2, *t5 = (tokenize(reader, fitted) for reader in readers)
         clip_states, pooled = self._read_clip(clip.ids, clip_2.ids)  # (B, T_clip, C_clip), (B, C_pooled)
         t5_states = self._read_t5(t5[0].ids) if t5 else self._no_t5(len(fitted), clip_states)  # (B, T_t5, C)
+        clip_states = emphasise(clip_states, clip.token_weights.to(self.device))
+        if t5:
+            t5_states = emphasise(t5_states, t5[0].token_weights.to(self.device))
         clip_states = F.pad(clip_states, (0, t5_states.shape[-1] - clip_states.shape[-1]))
         return TextFeatures(
             torch.cat([clip_states, t5_states], dim=1).float(), pooled=pooled.float(),
@@ -188,25 +195,3 @@ def _chunked(encoder: nn.Module, ids: Tensor, read) -> list[Tensor]:
     """What `read` takes from the encoder's outputs, for a few prompts at a time."""
     pieces = [read(encoder(chunk, output_hidden_states=True)) for chunk in ids.split(ENCODED_AT_ONCE)]
     return [torch.cat(piece) for piece in zip(*pieces, strict=True)]
-
-
-def load_mmdit(folder: Path, dtype: torch.dtype = torch.float32) -> MMDiTBackbone:
-    """A StableDiffusion3Pipeline folder; text_encoder_3 may be absent. OSError, ValueError or KeyError if it is damaged."""
-    options = {"local_files_only": True, "use_safetensors": True}
-    has_t5 = (folder / "text_encoder_3" / "config.json").is_file()
-    has_tokenizer_3 = (folder / "tokenizer_3" / "tokenizer_config.json").is_file()
-
-    def part(kind: type, name: str, **keywords):
-        return kind.from_pretrained(folder, subfolder=name, **keywords)
-
-    return MMDiTBackbone(
-        tokenizer=part(CLIPTokenizer, "tokenizer", local_files_only=True),
-        text_encoder=part(CLIPTextModelWithProjection, "text_encoder", dtype=dtype, **options),
-        tokenizer_2=part(CLIPTokenizer, "tokenizer_2", local_files_only=True),
-        text_encoder_2=part(CLIPTextModelWithProjection, "text_encoder_2", dtype=dtype, **options),
-        tokenizer_3=part(T5Tokenizer, "tokenizer_3", local_files_only=True) if has_tokenizer_3 else None,
-        text_encoder_3=part(T5EncoderModel, "text_encoder_3", dtype=dtype, **options) if has_t5 else None,
-        denoiser=part(SD3Transformer2DModel, "transformer", torch_dtype=dtype, **options),
-        vae=part(autoencoder.class_of(folder / "vae"), "vae", torch_dtype=dtype, **options),
-        scheduler=part(FlowMatchEulerDiscreteScheduler, "scheduler", local_files_only=True),
-    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from spf.errors import InvalidInput
-from spf.method.phrases import Phrase, Prompt, drop_last_phrase
+from spf.method.phrases import Emphasis, Phrase, Prompt, drop_last_phrase
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class TokenizedPrompts:
     pad_mask: Tensor
     phrase_weights: Tensor
     target_weights: Tensor
+    token_weights: Tensor  # Shape: (B, T), the prompt's emphasis; 1 where there is none
     prompts: tuple[Prompt, ...]
 
 
@@ -53,6 +54,7 @@ def tokenize(reader: Reader, prompts: Sequence[Prompt]) -> TokenizedPrompts:
         pad_mask=1.0 - encoded.attention_mask.float(),
         phrase_weights=_span_weights(offsets, words, [prompt.phrases for prompt in prompts]),
         target_weights=_span_weights(offsets, words, [prompt.targets for prompt in prompts]),
+        token_weights=_token_weights(offsets, words, prompts),
         prompts=tuple(prompts),
     )
 
@@ -107,12 +109,21 @@ def _words(offsets: Tensor, attention_mask: Tensor) -> Tensor:
     return (offsets[..., 1] > offsets[..., 0]).float() * attention_mask.float()
 
 
-def _inside(offsets: Tensor, span: Phrase) -> Tensor:
+def _inside(offsets: Tensor, span: Phrase | Emphasis) -> Tensor:
     return ((offsets[:, 0] >= span.start) & (offsets[:, 1] <= span.end)).float()  # (T,)
 
 
 def _base_mask(offsets: Tensor, words: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     return torch.stack([_inside(offsets[i], prompt.base) * words[i] for i, prompt in enumerate(prompts)])
+
+
+def _token_weights(offsets: Tensor, words: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    weights = torch.ones_like(words)
+    for row, prompt in enumerate(prompts):
+        for emphasis in prompt.emphasis:
+            inside = _inside(offsets[row], emphasis) * words[row]
+            weights[row] *= 1 + (emphasis.weight - 1) * inside
+    return weights
 
 
 def _span_weights(offsets: Tensor, words: Tensor, spans: Sequence[Sequence[Phrase]]) -> Tensor:

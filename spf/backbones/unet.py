@@ -15,11 +15,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from spf.backbones import autoencoder, parallel_attention
 from spf.backbones.autoencoder import Autoencoder
-from spf.backbones.base import LayerFeatures, TextFeatures, Trainable
+from spf.backbones.base import LayerFeatures, Sampler, TextFeatures, Trainable
 from spf.backbones.capture import capture, latent_grid
+from spf.backbones.samplers import UNET_SAMPLERS, sampler_class
 from spf.backbones.tokens import Reader, fit, memberships, tokenize
+from spf.config import Scheduler
 from spf.method.attention import AttentionLayer, split_heads
 from spf.method.diffusion import EpsilonObjective
+from spf.method.emphasis import emphasise
 from spf.method.phrases import Prompt
 
 CROSS_ATTENTION = "attn2"  # in a U-Net, attn1 is self-attention and attn2 attends from image to text
@@ -52,14 +55,13 @@ class UNetBackbone:
     def device(self) -> torch.device:
         return self.denoiser.device
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        side = resolution // autoencoder.scale_factor(self.vae)
-        return self.denoiser.config.in_channels, side, side
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        return self.denoiser.config.in_channels, *autoencoder.latent_size(self.vae, height, width or height)
 
-    def sampler(self, num_inference_steps: int) -> DDIMScheduler:
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
-        return scheduler
+    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
+        made = sampler_class(UNET_SAMPLERS, scheduler, "ddim").from_config(self.scheduler.config)
+        made.set_timesteps(num_inference_steps, device=self.device)
+        return made
 
     def fork(self) -> UNetBackbone:
         return UNetBackbone(self.tokenizer, self.text_encoder, copy.deepcopy(self.denoiser), self.vae, self.scheduler)
@@ -75,6 +77,7 @@ class UNetBackbone:
         tokens = tokenize(self._reader, [fit(prompt, self._reader) for prompt in prompts])
         chunks = tokens.ids.to(self.device).split(ENCODED_AT_ONCE)
         embeddings = torch.cat([self.text_encoder(ids).last_hidden_state.float() for ids in chunks])
+        embeddings = emphasise(embeddings, tokens.token_weights.to(self.device))
         return TextFeatures(embeddings, **memberships([tokens])).to(self.device)
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:

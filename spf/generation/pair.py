@@ -23,7 +23,8 @@ from spf.generation.guide import Guide
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.method import control_map
 from spf.method.attention import AttentionLayer, encoder_phrase_maps
-from spf.method.phrases import Prompt, join_prompt
+from spf.method.emphasis import weighted_prompt
+from spf.method.phrases import Prompt, first_targets
 from spf.metrics.pixels import mean_absolute_difference, resized_map
 
 OnStep = Callable[[StepView], None]
@@ -46,12 +47,14 @@ class Pair:
         self.guide = guide or Guide()
         self.original: Original | None = None  # set by `run`
         negative = self._negative()
-        prompt = join_prompt(request.base_text, request.target_texts)
+        prompt = weighted_prompt(request.base_text, request.target_texts)
+        if len(prompt.targets) < len(request.target_texts):
+            raise InvalidInput("target_texts", "contains an empty phrase; write what should change, or remove the phrase")
         self.full = self._weighted(reference.encode_prompts([negative, prompt]))  # row 0 guides away, row 1 is the prompt
         self.prompt = self.full.prompts[1]  # as it fits the encoder
         # (1, T, E, P): without the columns that pad it to a negative prompt of more phrases
         self.phrase_weights = self.full.phrase_weights[1:, ..., :len(self.prompt.phrases)]
-        self.base = reference.encode_prompts([negative, join_prompt(self.prompt.base.text, ())])
+        self.base = reference.encode_prompts([negative, first_targets(self.prompt, 0)])
         self.gamma = self._gamma()  # (1, P)
         self.full = self.guide.text(response, self.full)
         # each path has its own: some samplers count the steps they were asked for
@@ -67,7 +70,7 @@ class Pair:
     def original_key(self) -> tuple:
         """Everything that the reference path depends on, besides the model."""
         request = self.request
-        return (self.prompt.base.text, request.negative_prompt, request.seed, request.num_inference_steps,
+        return (self.base.prompts[1], request.negative_prompt, request.seed, request.num_inference_steps,
                 request.guidance_scale, request.scheduler, self.noise.shape, self.drawn)
 
     def run(self, known: Original | None = None, on_step: OnStep | None = None,
@@ -129,7 +132,7 @@ class Pair:
 
     def _negative(self) -> Prompt:
         """The negative prompt. Raises InvalidInput naming it if it does not fit the encoder."""
-        negative = join_prompt(self.request.negative_prompt, ())
+        negative = weighted_prompt(self.request.negative_prompt, ())
         try:
             return self.reference.encode_prompts([negative]).prompts[0] if negative.text else negative
         except InvalidInput as error:
@@ -143,8 +146,7 @@ class Pair:
         weights, prompt = self.request.weights, full.prompts[1]
         if all(weight == 1 for weight in weights):
             return full
-        texts = [phrase.text for phrase in prompt.targets]
-        growing = [join_prompt(prompt.base.text, texts[:count]) for count in range(len(texts) + 1)]
+        growing = [first_targets(prompt, count) for count in range(len(weights) + 1)]
         factors = torch.tensor(weights, device=full.embeddings.device)
 
         def weigh(own: Tensor, steps: Tensor) -> Tensor:

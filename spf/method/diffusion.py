@@ -81,9 +81,18 @@ class EpsilonObjective(Objective):
         return t.to(device, non_blocking=True)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(sqrt(alpha-bar_t), sqrt(1 - alpha-bar_t)), each (B,)."""
-        alpha_bar = wide(self.alphas_cumprod.to(t.device, non_blocking=True)[t])
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        """(sqrt(alpha-bar_t), sqrt(1 - alpha-bar_t)), each (B,).
+
+        A sampler may ask for a t between two indices; b/a is then interpolated, as such samplers do.
+        """
+        alpha_bar = wide(self.alphas_cumprod.to(t.device, non_blocking=True))
+        if t.is_floating_point():
+            below = t.long().clamp(max=len(alpha_bar) - 2)
+            ratio = ((1 - alpha_bar) / alpha_bar).sqrt()
+            ratio = torch.lerp(ratio[below], ratio[below + 1], (t - below).to(ratio))
+            a = (1 + ratio.square()).rsqrt()
+            return a, ratio * a
+        return alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt()
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Eq. 1: the noise itself."""

@@ -6,7 +6,7 @@ Every phrase carries its character span, which is never found again by searching
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _CONNECTIVES = "in with wearing holding on at under near against beside behind and"
 _VIEWS = (
@@ -34,6 +34,23 @@ class Phrase:
 
 
 @dataclass(frozen=True)
+class Emphasis:
+    """Tokens of whole[start:end] are weighed by `weight`; see method.emphasis."""
+
+    start: int
+    end: int
+    weight: float
+
+    def moved(self, by: int) -> "Emphasis":
+        return Emphasis(self.start + by, self.end + by, self.weight)
+
+    def clipped(self, start: int, end: int) -> "Emphasis | None":
+        """What lies in whole[start:end], if anything does."""
+        start, end = max(self.start, start), min(self.end, end)
+        return Emphasis(start, end, self.weight) if start < end else None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """[y_base, y_tar] of Eq. 2 as one string; all spans index into `text`, and `base` is an exact prefix of it."""
 
@@ -41,6 +58,7 @@ class Prompt:
     base: Phrase
     targets: tuple[Phrase, ...]
     phrases: tuple[Phrase, ...]  # of the base text
+    emphasis: tuple[Emphasis, ...] = ()
 
     @property
     def target(self) -> Phrase:
@@ -58,7 +76,7 @@ def split_phrases(base_text: str) -> list[Phrase]:
     breaks = [match.span() for match in _BREAK.finditer(base_text)]
     starts = [0, *(end for _, end in breaks)]
     ends = [*(start for start, _ in breaks), len(base_text)]
-    pieces = (_trim(base_text, start, end) for start, end in zip(starts, ends, strict=True))
+    pieces = (trim(base_text, start, end) for start, end in zip(starts, ends, strict=True))
     return [piece for piece in pieces if _says_something(piece.text)]
 
 
@@ -73,11 +91,11 @@ def join_prompt(
     """
     if isinstance(target_texts, str):
         raise TypeError("target_texts must be a list of strings, not one string")
-    text = _trim(base_text, 0, len(base_text)).text
+    text = trim(base_text).text
     base = Phrase(text, 0, len(text))
     targets = []
     for target in target_texts:
-        target = _trim(target, 0, len(target)).text
+        target = trim(target).text
         if target:
             text += _separator(text)
             targets.append(Phrase(target, len(text), len(text) + len(target)))
@@ -93,7 +111,19 @@ def drop_last_phrase(prompt: Prompt) -> Prompt:
     if len(prompt.phrases) < 2:
         raise ValueError(f"the base text {prompt.base.text!r} has no phrase to spare: shorten the target texts")
     kept = prompt.phrases[:-1]
-    return join_prompt(prompt.text[: kept[-1].end], [target.text for target in prompt.targets], lambda _: kept)
+    shorter = join_prompt(prompt.text[: kept[-1].end], [target.text for target in prompt.targets], lambda _: kept)
+    found = [emphasis.clipped(0, shorter.base.end) for emphasis in prompt.emphasis]
+    for before, after in zip(prompt.targets, shorter.targets, strict=True):
+        inside = [emphasis.clipped(before.start, before.end) for emphasis in prompt.emphasis]
+        found += [emphasis.moved(after.start - before.start) for emphasis in inside if emphasis]
+    return replace(shorter, emphasis=tuple(emphasis for emphasis in found if emphasis))
+
+
+def first_targets(prompt: Prompt, count: int) -> Prompt:
+    """The prompt with its first `count` targets only: a prefix of its text; with none, the base text."""
+    end = prompt.targets[count - 1].end if count else prompt.base.end
+    emphasis = tuple(kept for emphasis in prompt.emphasis if (kept := emphasis.clipped(0, end)))
+    return replace(prompt, text=prompt.text[:end], targets=prompt.targets[:count], emphasis=emphasis)
 
 
 def _separator(text: str) -> str:
@@ -106,8 +136,9 @@ def _cut(text: str, start: int, end: int) -> Phrase:
     return Phrase(text[start:end], start, end)
 
 
-def _trim(text: str, start: int, end: int) -> Phrase:
+def trim(text: str, start: int = 0, end: int | None = None) -> Phrase:
     """text[start:end] without white space, commas and full stops at its ends."""
+    end = len(text) if end is None else end
     while start < end and (text[start].isspace() or text[start] in ",."):
         start += 1
     while start < end and (text[end - 1].isspace() or text[end - 1] in ",."):

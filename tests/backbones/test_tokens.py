@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from spf.backbones.tokens import Reader, fit, tokenize
 from spf.errors import InvalidInput
+from spf.method.emphasis import weighted_prompt
 from spf.method.phrases import join_prompt
 
 # the tokenizer is shared by all examples, which do not change it
@@ -125,3 +126,15 @@ def test_no_prompt_has_targets(tokenizer):
     tokens = tokenize(reader(tokenizer), [join_prompt("", ()), join_prompt("a person", ())])
     assert tokens.target_weights.shape == (2, tokenizer.model_max_length, 0)
     assert not tokens.base_mask[0].any() and not tokens.phrase_weights[0].any()
+
+
+def test_the_tokens_of_a_weighted_word_are_weighed_and_phrases_stay_where_they_are(tokenizer):
+    weighted, plain = weighted_prompt("a (red hat:1.5), ((zzqj) hair:1.2)", ["a (turban:0.5)"]), join_prompt(
+        "a red hat, zzqj hair", ["a turban"])
+    tokens, without = tokenize(reader(tokenizer), [weighted, plain]), tokenize(reader(tokenizer), [plain, plain])
+    assert torch.equal(tokens.ids, without.ids) and torch.equal(tokens.phrase_weights, without.phrase_weights)
+    found = {weight: read_back(tokenizer, tokens.ids[0], tokens.token_weights[0] == weight)
+             for weight in set(tokens.token_weights[0].tolist()) - {1.0}}
+    assert {round(weight, 3): text for weight, text in found.items()} == {
+        1.5: "redhat", 1.32: "zzqj", 1.2: "hair", 0.5: "turban"}
+    assert (tokens.token_weights[1] == 1).all()

@@ -12,6 +12,8 @@ from spf.generation.pair import drawn_steps, to_pictures, to_tensor
 from spf.method import control_map
 from spf.method.attention import encoder_phrase_maps
 
+both_families = pytest.mark.parametrize("family", ["unet", "mmdit"])
+
 
 @pytest.fixture(autouse=True)
 def no_gradient():
@@ -30,6 +32,7 @@ def test_drawn_steps_are_spread_over_the_whole_way(steps, wanted):
         assert gaps.max() - gaps.min() <= 1
 
 
+@both_families
 def test_asking_for_maps_changes_no_pixel(pair):
     plain, mapped, many = (pair(map_steps=count).run() for count in (0, 2, 200))
     assert plain.maps == [] and len(mapped.maps) == 2 and len(many.maps) == 3
@@ -45,6 +48,7 @@ def test_the_customized_model_with_a_target_draws_another_picture(pair):
     assert result.metrics["mean_absolute_difference"] > 0
 
 
+@both_families
 def test_nothing_customized_and_nothing_asked_is_the_original(pair, backbone):
     result = pair(response=backbone, target_texts=()).run()
     assert result.original.tobytes() == result.customized.tobytes()
@@ -53,6 +57,7 @@ def test_nothing_customized_and_nothing_asked_is_the_original(pair, backbone):
     assert result.gamma.tolist() == [0, 0, 0]
 
 
+@both_families
 def test_the_original_does_not_depend_on_target_or_customization(pair, backbone):
     customized, other = pair().run(), pair(target_texts=("a turban",)).run()
     plain = pair(response=backbone, target_texts=()).run()
@@ -60,12 +65,14 @@ def test_the_original_does_not_depend_on_target_or_customization(pair, backbone)
     assert customized.customized.tobytes() != other.customized.tobytes()
 
 
+@both_families
 def test_a_seed_means_one_picture(pair):
     first, again, other = pair().run(), pair().run(), pair(seed=4).run()
     assert first.customized.tobytes() == again.customized.tobytes() and first.original.tobytes() == again.original.tobytes()
     assert first.customized.tobytes() != other.customized.tobytes() and first.original.tobytes() != other.original.tobytes()
 
 
+@both_families
 @pytest.mark.parametrize("method", [MethodConfig(), MethodConfig(soft_map_norm="l2", phrase_reduce="max")])
 def test_m_and_sfcm_are_those_of_the_response_paths_own_latent(pair, backbone, response, counted, method):
     """Recomputed from outside for every drawn step: both denoisers on the same x_t and t, without guidance (Eq. 5, D8)."""
@@ -104,6 +111,7 @@ def test_gamma_compares_each_phrase_with_the_target(pair, clip):
     np.testing.assert_allclose(result.gamma, expected.numpy(), atol=1e-5)
 
 
+@both_families
 @pytest.mark.parametrize("gamma", ["clip", "contextual"])
 @pytest.mark.parametrize("targets", [(), ("a hat",), ("a hat", "freckled skin")])
 def test_maps_fit_the_prompt_whatever_the_negative_prompt_is(pair, targets, gamma):
@@ -123,6 +131,7 @@ def test_a_negative_prompt_changes_the_picture(pair):
     assert pair().run().customized.tobytes() != pair(negative_prompt="a turban").run().customized.tobytes()
 
 
+@both_families
 def test_a_base_text_without_any_phrase_still_gives_maps(pair):
     result = pair(base_text="with", num_inference_steps=1).run()
     assert result.gamma.shape == (0,) and result.maps[0].phrase_maps.shape == (0, 8, 8)
@@ -137,12 +146,14 @@ def test_a_text_that_does_not_fit_the_encoder_is_named(pair, field, values):
     assert caught.value.field == field and str(caught.value).count(field) == 1
 
 
+@both_families
 def test_what_did_not_fit_is_left_out_of_both_paths(pair):
     made = pair(base_text=", ".join(f"a zzqj{i} hat" for i in range(30)), num_inference_steps=1)
     assert len(made.prompt.phrases) < 30 and made.base.prompts[1].text == made.prompt.base.text
     assert made.run().prompt.targets[0].text == "a winter hat"
 
 
+@both_families
 def test_every_drawn_step_is_shown_while_it_runs(pair):
     views = []
     result = pair().run(on_step=views.append)
@@ -162,6 +173,7 @@ def test_cancelling_runs_no_further_step(pair, response, counted, when):
     assert len(asked) == when
 
 
+@both_families
 def test_a_known_original_is_not_drawn_again(pair, backbone, counted):
     first = pair()
     expected = first.run()
@@ -176,6 +188,7 @@ def test_a_known_original_is_not_drawn_again(pair, backbone, counted):
 
 @pytest.mark.parametrize("change", [
     {"base_text": "a person"}, {"seed": 4}, {"num_inference_steps": 4}, {"guidance_scale": 3.5}, {"negative_prompt": "blur"},
+    {"scheduler": "euler"}, {"height": 48}, {"width": 48},
     {"map_steps": 3}])
 def test_whatever_changes_the_original_or_its_previews_changes_its_key(pair, change):
     assert pair().original_key != pair(**change).original_key
@@ -201,6 +214,7 @@ def test_pictures_and_tensors_are_inverse():
     assert to_pictures(to_tensor(picture))[0].tobytes() == picture.tobytes()
 
 
+@both_families
 def test_weights_of_one_are_no_weights_and_of_zero_no_phrase(pair):
     plain, ones, none, zeros = (pair(target_texts=texts, target_weights=weights).run() for texts, weights in (
         (("a winter hat", "a turban"), ()), (("a winter hat", "a turban"), (1, 1)), ((), ()),
@@ -209,6 +223,7 @@ def test_weights_of_one_are_no_weights_and_of_zero_no_phrase(pair):
     assert np.abs(np.asarray(none.customized, int) - np.asarray(zeros.customized, int)).max() <= 1
 
 
+@both_families
 def test_a_weight_changes_its_phrase_only_and_the_embeddings_linearly(pair):
     texts = ("a winter hat", "a turban")
     half, whole, without = (pair(target_texts=texts, target_weights=weights).full.embeddings
@@ -222,3 +237,49 @@ def test_a_weight_changes_its_phrase_only_and_the_embeddings_linearly(pair):
 def test_weights_that_cannot_be_used_are_refused(ask, weights):
     with pytest.raises(InvalidInput, match="target_weights"):
         ask(target_texts=("a hat", "a scarf"), target_weights=weights)
+
+
+@both_families
+def test_a_picture_that_is_not_square_has_maps_of_its_shape(pair, family):
+    made = pair(height=48, width=32)
+    result = made.run()
+    assert result.original.size == result.customized.size == (32, 48)
+    maps = result.maps[0]
+    assert maps.soft_map.shape == maps.sfcm.shape == (12, 8) and maps.phrase_maps.shape == (3, 12, 8)
+    assert result.original.tobytes() != pair(height=32, width=48).run().original.tobytes()
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "euler", "unipc"])
+def test_maps_change_no_pixel_of_any_scheduler(pair, scheduler):
+    plain, mapped = (pair(scheduler=scheduler, map_steps=count).run() for count in (0, 3))
+    assert mapped.original.tobytes() == plain.original.tobytes()
+    assert mapped.customized.tobytes() == plain.customized.tobytes()
+    assert (plain.customized.tobytes() == pair(map_steps=0).run().customized.tobytes()) == (scheduler == "ddim")
+    assert all(0 < maps.soft_map.max() <= 1 for maps in mapped.maps)
+
+
+@pytest.mark.parametrize("field, value", [("scheduler", "dpm"), ("height", 33), ("width", 8), ("width", 100_000)])
+def test_a_scheduler_or_size_that_does_not_exist_is_refused(pair, field, value):
+    with pytest.raises(InvalidInput, match=field):
+        pair(**{field: value})
+
+
+@both_families
+def test_a_weighted_word_changes_the_picture_and_no_span(pair, family):
+    plain, weighted = pair(), pair(base_text="a person, with (red hair:1.8), on a blue background")
+    assert weighted.prompt.text == plain.prompt.text and weighted.prompt.phrases == plain.prompt.phrases
+    assert torch.equal(weighted.phrase_weights, plain.phrase_weights)
+    assert not torch.equal(weighted.full.embeddings, plain.full.embeddings)
+    assert not torch.equal(weighted.base.embeddings, plain.base.embeddings), "the original is drawn from the same base text"
+    assert weighted.original_key != plain.original_key
+    result = weighted.run()
+    assert len(result.maps[0].phrase_maps) == 3 and result.customized.tobytes() != plain.run().customized.tobytes()
+
+
+def test_a_bracket_without_a_partner_is_text(pair):
+    assert pair(base_text="a person :) smiling").prompt.base.text == "a person :) smiling"
+
+
+def test_a_target_of_brackets_only_is_refused(pair):
+    with pytest.raises(InvalidInput, match="target_texts"):
+        pair(target_texts=("(:1.2)",))

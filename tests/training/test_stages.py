@@ -12,6 +12,9 @@ from spf.training.stages import DualPathStage, FineTuneStage, drop_captions, set
 TERMS = ["diff", "text", "fine", "enhanced"]
 
 
+both_families = pytest.mark.parametrize("family", ["unet", "mmdit"])
+
+
 @pytest.fixture
 def forward(backbone, response, clip, empty, examples, monkeypatch):
     """forward(key=value): losses and report of one stage-2 step with these options; always the same noise and timesteps."""
@@ -41,6 +44,7 @@ def test_stage_1_is_the_diffusion_loss_on_the_full_prompt(backbone, examples, em
     assert report == {}
 
 
+@both_families
 def test_stage_2_has_four_terms_that_are_all_alive(forward):
     losses, report = forward()
     assert list(losses) == TERMS
@@ -48,6 +52,7 @@ def test_stage_2_has_four_terms_that_are_all_alive(forward):
     assert 0 < report["sfcm_mean"] < 1 and report["sfcm_empty"] == 0
 
 
+@both_families
 @pytest.mark.parametrize("switch, term", [
     ("use_text_loss", "text"), ("use_fine_loss", "fine"), ("use_enhanced_loss", "enhanced")])
 def test_a_loss_that_is_off_is_gone_and_the_others_stay(forward, switch, term):
@@ -64,6 +69,7 @@ def test_a_lambda_scales_its_own_term(forward, name, term):
     torch.testing.assert_close(doubled[term], 2 * on[term])
 
 
+@both_families
 def test_without_sfcm_everything_is_aligned(forward, monkeypatch):
     weights = []
     weigh = stages.alignment_weight
@@ -86,6 +92,7 @@ def test_plain_clip_supervision_is_eq_9(forward, response, clip, examples, monke
     torch.testing.assert_close(plain["enhanced"], 0.6 * L.clip_loss(images[1], examples.target_embedding))
 
 
+@both_families
 def test_include_pad_adds_the_slots_that_are_padding_in_both_prompts(forward, examples, monkeypatch):
     rows = []
     loss = L.text_consistent_loss
@@ -110,6 +117,7 @@ def test_options_of_the_map_reach_it(forward, monkeypatch, option, value, argume
     assert {name for name in seen[0] if seen[0][name] != seen[1][name]} == {argument} and seen[1][argument] == value
 
 
+@both_families
 @pytest.mark.parametrize("option, value, changed", [
     ("soft_map_norm", "l2", {"text", "fine"}), ("phrase_normalization", "none", {"text", "fine"}),
     ("phrase_reduce", "max", {"text", "fine"}), ("align_reduction", "mean_mean", {"text", "fine"}),
@@ -137,6 +145,7 @@ def test_enhancement_counts_only_where_one_step_sees_the_picture(forward, backbo
     assert any(g is not None and g.any() for g in gradients) == alive
 
 
+@both_families
 @pytest.mark.parametrize("which", ["cross", "full"])
 def test_gradient_reaches_the_response_path_and_nothing_else(forward, backbone, response, clip, which):
     frozen = (backbone.denoiser, backbone.text_encoder, backbone.vae, clip.model)
@@ -152,6 +161,7 @@ def test_gradient_reaches_the_response_path_and_nothing_else(forward, backbone, 
         before, [value for module in frozen for value in module.state_dict().values()], strict=True))
 
 
+@both_families
 @pytest.mark.parametrize("term", TERMS)
 def test_every_term_moves_the_response_path(forward, response, term):
     parameters = set_trainable(response, "cross")
@@ -159,6 +169,7 @@ def test_every_term_moves_the_response_path(forward, response, term):
     assert any(gradient is not None and gradient.any() for gradient in gradients)
 
 
+@both_families
 def test_two_equal_paths_on_the_base_prompt_agree_completely(forward, backbone):
     losses, report = forward(res=backbone.fork(), base_only_prob=1.0)
     assert losses["text"] == 0 and losses["fine"] == 0
@@ -166,6 +177,7 @@ def test_two_equal_paths_on_the_base_prompt_agree_completely(forward, backbone):
     assert report["sfcm_empty"] == 1, "nothing answers a target that was not given"
 
 
+@both_families
 def test_caption_dropout_of_everything_is_the_empty_prompt(backbone, examples, empty):
     seen = []
     predict = backbone.predict
@@ -174,6 +186,7 @@ def test_caption_dropout_of_everything_is_the_empty_prompt(backbone, examples, e
     assert torch.equal(seen[0], empty.embeddings.expand(4, -1, -1))
 
 
+@both_families
 def test_dropped_captions_are_dropped_in_both_paths_of_stage_2(forward, backbone, response, empty, monkeypatch):
     seen = []
     for path in (backbone, response):
@@ -184,6 +197,7 @@ def test_dropped_captions_are_dropped_in_both_paths_of_stage_2(forward, backbone
     assert losses["diff"] > 0 and losses["enhanced"] == 0, "D24 keeps the diffusion loss; no target was asked for"
 
 
+@both_families
 def test_nothing_is_exempt_where_the_target_was_not_asked_for(forward):
     asked, whole = forward()[0], forward(use_sfcm=False)[0]
     aligned = forward(base_only_prob=1.0)[0]
@@ -191,6 +205,7 @@ def test_nothing_is_exempt_where_the_target_was_not_asked_for(forward):
     assert torch.equal(aligned["fine"], forward(base_only_prob=1.0, use_sfcm=False)[0]["fine"])
 
 
+@both_families
 def test_a_share_of_captions_is_dropped_at_random_but_reproducibly(examples, empty):
     def dropped(seed, share):
         kept = drop_captions(examples.full, empty, share, torch.Generator().manual_seed(seed)).embeddings
@@ -202,8 +217,9 @@ def test_a_share_of_captions_is_dropped_at_random_but_reproducibly(examples, emp
     assert 0.15 < sum(draws) / len(draws) < 0.35
 
 
-def test_set_trainable_is_exact_and_can_be_changed(response):
-    for which, total in (("full", len(list(response.denoiser.parameters()))), ("cross", 35)):
+@both_families
+def test_set_trainable_is_exact_and_can_be_changed(response, family):
+    for which, total in (("full", len(list(response.denoiser.parameters()))), ("cross", {"unet": 35, "mmdit": 46}[family])):
         chosen = set_trainable(response, which)
         learning = [parameter for parameter in response.denoiser.parameters() if parameter.requires_grad]
         assert len(chosen) == len(learning) == total and set(map(id, chosen)) == set(map(id, learning))
