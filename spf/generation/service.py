@@ -63,7 +63,7 @@ class GenerationService:
     def _model(self, name: str) -> _Model:
         if name not in self._models:
             preset = config.model_preset(name)
-            clip = Clip.from_folder(config.REPOSITORY / preset.clip).to(self.device)
+            clip = Clip.load(preset.clip).to(self.device)
             self._models[name] = _Model(preset, checkpoints.load_backbone(preset, self.device), clip)
         return self._models[name]
 
@@ -72,13 +72,14 @@ class GenerationService:
         model = self._model(request.model)
         if request.customization is None:
             return model.reference, model.preset.method
-        found = checkpoints.customization(request.customization, model.preset)
-        key = (request.model, found.folder, found.version)
+        weights = config.mix_weights(request.customization)
+        parts = [(checkpoints.customization(name, model.preset), weight) for name, weight in weights.items()]
+        key = (request.model, *((part.folder, part.version, weight) for part, weight in parts))
         if key not in self._responses:
             response = model.reference.fork()
-            checkpoints.apply(response, found.tensors())
+            checkpoints.apply(response, checkpoints.mixed(model.reference, parts))
             _remember(self._responses, key, response, RESPONSES_KEPT)
-        return self._responses[key], found.card.method
+        return self._responses[key], parts[0][0].card.method
 
 
 def _remember(cache: OrderedDict, key: Any, value: Any, limit: int) -> None:

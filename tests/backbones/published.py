@@ -60,6 +60,7 @@ def sd35() -> dict:
         qk_norm="rms_norm")
     encoders = {f"text_encoder{suffix}": CLIPTextModelWithProjection(_text_config(width, projection_dim=width))
                 for suffix, width in (("", 16), ("_2", 8))}
+    torch.nn.init.eye_(encoders["text_encoder"].text_projection.weight)  # as published, and as every reader assumes
     return {"transformer": transformer, **encoders, "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
             "vae": _vae(4, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
             "tokenizer": _tokenizer(), "tokenizer_2": _tokenizer()}
