@@ -63,9 +63,9 @@ def test_settings_that_contradict_the_recipe_are_refused(tiny, overrides, messag
 
 
 def test_a_preset_tunes_a_recipe_and_the_command_line_has_the_last_word(tiny, monkeypatch):
-    load = config.load_yaml
+    load, recipes = config.load_yaml, {"lora": {"stage1": {"learning_rate": 0.5, "adapter": {"rank": 3}}}}
     monkeypatch.setattr(config, "load_yaml", lambda path: load(path) | (
-        {"recipes": {"lora": {"stage1": {"learning_rate": 0.5, "adapter": {"rank": 3}}}}} if path.parent.name == "training" else {}))
+        {"recipes": recipes} if path.parent.name == "training" else {}))
     values = {"data": "x", "name": "y", "recipe": "lora"}
     tuned = config.train_config("tiny", values).stage1
     assert (tuned.learning_rate, tuned.adapter.rank, tuned.adapter.layers) == (0.5, 3, "attention")
