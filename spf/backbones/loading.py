@@ -224,9 +224,10 @@ def _read_other_vae(preset: ModelPreset, dtype: torch.dtype) -> nn.Module:
 def _require_vocabulary(path: Path, components: Components) -> None:
     """Without its files transformers builds a tokenizer of two tokens, and ids beyond the embedding crash much later."""
     for name, tokenizer in components.items():
-        if not name.startswith("tokenizer") or tokenizer is None:
-            continue
-        size = components[name.replace("tokenizer", "text_encoder")].config.vocab_size
+        encoder = components.get(name.replace("tokenizer", "text_encoder"))
+        if not name.startswith("tokenizer") or tokenizer is None or encoder is None:
+            continue  # also T5's tokenizer in a folder that leaves T5 out
+        size = encoder.config.vocab_size
         if not 256 < len(tokenizer) <= size:
             raise ModelNotFound(f"model: the {name} of {path} has {len(tokenizer):,} tokens and its text encoder knows {size:,}; "
                                 "restore the folder.")
