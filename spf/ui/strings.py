@@ -112,6 +112,7 @@ NO_RUN = "Nothing is being taught at the moment."
 RUN_STATES = {
     "queued": "Starting '{name}'",
     "running": "Teaching '{name}'",
+    "paused": "Teaching '{name}' is paused",
     "completed": "'{name}' is taught",
     "failed": "Teaching '{name}' failed",
     "cancelled": "Teaching '{name}' was cancelled",
@@ -135,6 +136,7 @@ TERMS = {
     "text_loss": "text alignment",
     "fine_loss": "fine alignment",
     "enhanced_loss": "enhancement",
+    "validation_loss": "all terms on held-out pictures",
 }
 LOSS = "{term} {value:.3g}"
 SAMPLE = "Latest sample, step {step}: original, customized, SFCM over customized"
