@@ -281,6 +281,65 @@ def pretrain(
 
 
 @app.command()
+def evaluate(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="For example configs/evaluation/smoke.yaml.")],
+    assignments: Annotated[list[str], typer.Option("--set", help="key=value, for example triples=50.")] = [],  # noqa: B006
+    shard: Annotated[str | None, typer.Option(help="i/n: only the targets of this part; the last to finish writes.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Put a test set through all methods and metrics; write tables and figures. Goes on where it stopped."""
+    from spf import config
+    from spf.evaluation.shards import device_name, shard_of
+
+    part = shard_of(shard)
+    settings = config.evaluation_config(config_file, config.parse_assignments(assignments))
+    chosen = _device(device_name(device))
+    from spf.evaluation.publish import write
+    from spf.evaluation.run import Evaluation
+    from spf.evaluation.trained import train_by_command
+
+    evaluation = Evaluation(settings, chosen, lambda values, library: train_by_command(values, library, str(chosen)))
+    complete = evaluation.run(part)
+    values = {"folder": str(evaluation.folder), "complete": complete, "table": str(write(evaluation)) if complete else None}
+    text = f"Tables and figures are written: {values['table']}" if complete else "This shard is done; others are not yet."
+    _report(values, as_json, text)
+
+
+@app.command("export")
+def export_customization(
+    name: Annotated[str, typer.Argument(help="Name of a customization.")],
+    out: Annotated[Path, typer.Option(help="Folder for diffusers, else a .safetensors file.")],
+    format_: Annotated[str, typer.Option("--format", help="diffusers, single-file, delta or lora.")] = "diffusers",
+    rank: Annotated[int, typer.Option(help="Of a LoRA.")] = 16,
+    lora_format: Annotated[str, typer.Option(help="kohya or diffusers.")] = "kohya",
+    dtype: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16; delta and lora: fp16, else the model's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a customization to another program: a whole model, the change alone, or a LoRA."""
+    from spf.export.outgoing import Export, export
+
+    report = export(Export(name, format_, out, rank, lora_format, dtype, force))
+    _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A customization's folder, a zip of it, or an exported delta.")],
+    name: Annotated[str | None, typer.Option(help="What to call it; as it calls itself if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a customization of that name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring in a customization that was made elsewhere, if it belongs to a model that is here."""
+    from spf.export.incoming import import_customization
+
+    found = import_customization(path, name, force)
+    _report({"customization": found.card.model_dump(), "folder": str(found.folder)}, as_json,
+            f"Customization '{found.card.name}' for model '{found.card.model}' is in {found.folder}.")
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Versions, device, memory, models found, what is missing and how to get it."""
     from spf.doctor import diagnose
