@@ -135,9 +135,10 @@ class _AdaLora(Learner):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"importance": {}, "uncertainty": {}, "ranks": {}}
+        device = next(iter(self.parameters.values())).device
         for key, value in state.items():
             kind, _, name = key.partition(":")
-            parts.setdefault(kind, {})[name] = value
+            parts.setdefault(kind, {})[name] = value.to(device)
         allocator = self._tuner.rankallocator
         self._done = int(state["done"])
         allocator.exp_avg_ipt, allocator.exp_avg_unc = parts["importance"], parts["uncertainty"]

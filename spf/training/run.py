@@ -143,6 +143,7 @@ class Run:
         shown, held_out = identity.split(len(examples), config.validation_split, config.seed)
         training, validation = (examples[shown], examples[held_out]) if held_out else (examples, None)
         lengths = [steps_of(stage_config, len(training), processes) for _, stage_config in stages]
+        self._planned = {stage.name: (settings, length) for (stage, settings), length in zip(stages, lengths, strict=True)}
         self._begin(sum(lengths), resumed)
         names = [stage.name for stage, _ in stages]
         first = names.index(resumed.position.stage) if resumed else 0
@@ -228,16 +229,16 @@ class Run:
 
     def _card(self, preset: ModelPreset, records: list[Record]) -> CustomizationCard:
         config, processes = self.config, self.accelerator.num_processes
-        shown, held_out = identity.split(len(records), config.validation_split, config.seed)
+        _, held_out = identity.split(len(records), config.validation_split, config.seed)
         summary: dict[str, str | int | float] = {
-            "pictures": len(records), "validation_pictures": len(held_out), "run": self.folder.id, "processes": processes,
+            "recipe": config.recipe, "pictures": len(records), "validation_pictures": len(held_out), "run": self.folder.id,
+            "processes": processes,
             "seconds": round(time.monotonic() - self._begun)}
-        for number, stage in (("1", config.stage1), ("2", config.stage2)):
-            trained = config.stage in ("both", number)
-            summary[f"stage{number}_steps"] = steps_of(stage, len(shown), processes) if trained else 0
-            if trained:
-                summary[f"stage{number}_batch_per_device"] = stage.train_batch_size * stage.gradient_accumulation_steps
-                summary[f"stage{number}_global_batch"] = global_batch(stage, processes)
+        for name in identity.STAGES:
+            stage, summary[f"{name}_steps"] = self._planned.get(name, (None, 0))
+            if stage is not None:
+                summary[f"{name}_batch_per_device"] = stage.train_batch_size * stage.gradient_accumulation_steps
+                summary[f"{name}_global_batch"] = global_batch(stage, processes)
         return CustomizationCard(
             name=config.name, model=config.model, model_sha256=checkpoints.denoiser_hash(preset),
             phrases=tuple(dict.fromkeys(record.target_text for record in records)), stage=config.stage,
