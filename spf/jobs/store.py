@@ -159,7 +159,11 @@ def _check(config: TrainConfig) -> None:
 
 
 def _add(config: TrainConfig) -> RunFolder:
-    folder = RunFolder.create(runs_root(), config)
+    try:
+        folder = RunFolder.create(runs_root(), config)
+    except OSError as error:
+        raise TrainingError(f"run: {runs_root()} cannot be written ({error.strerror}); free some space, "
+                            "or let SPF_HOME name a folder that can be written.") from None
     try:
         queue.add(folder.id, config.name, Holder.this_process())
     except TrainingError:

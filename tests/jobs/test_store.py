@@ -282,6 +282,14 @@ def test_a_job_whose_folder_was_deleted_does_not_stand_in_the_way(settings):
     assert store.prepare(settings).path.exists()
 
 
+def test_a_place_that_cannot_be_written_is_named(settings, spf_home, workers):
+    spf_home.write_text("a file where the folder should be")
+    for start in (store.start, store.prepare):
+        with pytest.raises(TrainingError, match=f"{spf_home}/runs cannot be written .*SPF_HOME"):
+            start(settings)
+    assert not workers
+
+
 def test_a_damaged_queue_is_named(settings, spf_home):
     spf_home.mkdir()
     (spf_home / "studio.sqlite").write_text("no database at all, but longer than the header of one " * 9)
