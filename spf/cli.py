@@ -51,6 +51,10 @@ def generate(
     customization: Annotated[str | None, typer.Option(help="Name of a customization.")] = None,
     negative_prompt: Annotated[str, typer.Option()] = "",
     seed: Annotated[str, typer.Option()] = "0",
+    count: Annotated[str, typer.Option(help="Pairs from so many seeds in a row, each in its own folder OUT/SEED.")] = "1",
+    scheduler: Annotated[str | None, typer.Option(help="ddim, dpmpp_2m, euler or unipc; the model's own if left out.")] = None,
+    height: Annotated[str | None, typer.Option(help="In pixels; the model's resolution if left out.")] = None,
+    width: Annotated[str | None, typer.Option(help="In pixels; the model's resolution if left out.")] = None,
     steps: Annotated[str | None, typer.Option(help="Denoising steps; the model's default if left out.")] = None,
     guidance_scale: Annotated[str | None, typer.Option(help="The model's default if left out.")] = None,
     map_steps: Annotated[str, typer.Option(help="At how many steps M and the SFCM are drawn.")] = "5",
@@ -63,16 +67,21 @@ def generate(
     preset = config.model_preset(model)
     request = config.parse(config.GenerationRequest, {
         "model": model, "customization": customization, "base_text": base, "target_texts": tuple(target),
-        "negative_prompt": negative_prompt, "seed": seed,
+        "negative_prompt": negative_prompt, "seed": seed, "count": count, "scheduler": scheduler,
+        "height": height, "width": width,
         "num_inference_steps": preset.num_inference_steps if steps is None else steps,
         "guidance_scale": preset.guidance_scale if guidance_scale is None else guidance_scale, "map_steps": map_steps})
     from spf.generation.history import check_target, describe, write_result
     from spf.generation.service import GenerationService
 
     folder = check_target(out)
-    result = GenerationService(_device(device)).generate(request)
-    write_result(result, folder)
-    _report(describe(result), as_json, f"Written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    service, described = GenerationService(_device(device)), []
+    for single in request.one_by_one():
+        result = service.generate(single)
+        write_result(result, folder if request.count == 1 else folder / str(single.seed))
+        described.append(describe(result))
+    _report(described[0] if request.count == 1 else {"pairs": described}, as_json,
+            f"Written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from spf import cli, config, library
 from spf.training import preview
@@ -97,6 +98,14 @@ def test_generate_writes_its_files_and_reports_json(spf, tmp_path):
     request = report["request"]
     assert (request["seed"], request["num_inference_steps"], request["guidance_scale"]) == (5, 2, 3.0)
     assert [target["text"] for target in report["targets"]] == ["a winter hat"]
+
+
+def test_several_seeds_in_a_row_have_a_folder_each(spf, tmp_path):
+    status, out, _ = generate(spf, tmp_path / "out", "--seed", "5", "--count", "2", "--scheduler", "dpmpp_2m", "--height", "48",
+                              "--width", "64", "--steps", "1", "--map-steps", "0", "--json")
+    assert status == 0 and [pair["request"]["seed"] for pair in json.loads(out)["pairs"]] == [5, 6]
+    pictures = [Image.open(tmp_path / "out" / seed / "original.png") for seed in ("5", "6")]
+    assert [picture.size for picture in pictures] == [(64, 48)] * 2 and pictures[0].tobytes() != pictures[1].tobytes()
 
 
 def test_generate_says_where_it_wrote(spf, tmp_path):
