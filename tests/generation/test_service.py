@@ -12,6 +12,8 @@ from spf.generation import service as service_module
 from spf.generation.service import GenerationService
 from spf.library import CustomizationCard
 
+both_families = pytest.mark.parametrize("family", ["unet", "mmdit"])
+
 
 @pytest.fixture
 def service(tiny, tmp_path, monkeypatch) -> GenerationService:
@@ -37,6 +39,7 @@ def predictions_of_the_reference(service, counted) -> list:
     return counted(service._models["tiny"].reference)
 
 
+@both_families
 def test_a_swapped_phrase_draws_only_the_response_path_again(service, teach, ask, counted):
     teach()
     asked = predictions_of_the_reference(service, counted)

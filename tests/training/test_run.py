@@ -17,6 +17,9 @@ from spf.training import run as run_module
 from spf.training.run import Run
 from spf.training.run_folder import RunFolder
 
+both_families = pytest.mark.parametrize("family", ["unet", "mmdit"])
+
+
 CPU = torch.device("cpu")
 
 
@@ -45,6 +48,7 @@ def left_over(spf_home) -> list[str]:
     return sorted(path.name for path in (spf_home / "customizations").glob("*"))
 
 
+@both_families
 def test_a_run_writes_a_customization_that_generation_uses(make_run, tiny):
     run = make_run(sample_every=1, seed=1, method__lambda_text=0.7)
     written = run.execute()
@@ -74,14 +78,17 @@ def test_two_runs_of_one_seed_write_the_same_bits(make_run):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@both_families
 def test_stage_2_alone_goes_on_from_a_customization(make_run, tiny):
     before = make_run(name="first", stage="1").execute().tensors()
     run = make_run(name="second", stage="2", initial_customization="first")
     after = run.execute().tensors()
     assert {line["stage"] for line in run.folder.metrics()} == {"stage2"}
-    cross = {name for name, _ in checkpoints.load_backbone(tiny).trainable_parameters("cross")}
+    model = checkpoints.load_backbone(tiny)
+    cross, own = {name for name, _ in model.trainable_parameters("cross")}, model.denoiser.state_dict()
     untouched = before.keys() - cross
-    assert untouched and all(torch.equal(after[name], before[name]) for name in untouched)
+    # weight decay alone may round away in fp16: such a tensor is the model's own again, and is left out
+    assert untouched and all(torch.equal(after.get(name, own[name]), before[name]) for name in untouched)
     assert any(not torch.equal(after[name], before[name]) for name in cross)
 
 
