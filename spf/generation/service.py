@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,8 +16,12 @@ from spf.backbones import checkpoints
 from spf.backbones.base import Backbone
 from spf.clip import Clip
 from spf.config import GenerationRequest, MethodConfig, ModelPreset
+from spf.errors import InvalidInput
+from spf.generation.guide import Guide
 from spf.generation.pair import OnStep, Original, Pair
 from spf.generation.request import GenerationResult
+
+MakeGuide = Callable[[GenerationRequest, ModelPreset], Guide]
 
 ORIGINALS_KEPT = 32  # pictures and previews; one of the pocket model takes 300 kB
 RESPONSES_KEPT = 3  # customized denoisers in memory
@@ -32,8 +37,9 @@ class _Model:
 class GenerationService:
     """Loads each model once. One generation at a time per service; others wait for the lock."""
 
-    def __init__(self, device: torch.device | str | None = None):
+    def __init__(self, device: torch.device | str | None = None, guides: Mapping[str, MakeGuide] = MappingProxyType({})):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._guides = guides
         self._models: dict[str, _Model] = {}
         self._responses: OrderedDict[Any, Backbone] = OrderedDict()
         self._originals: OrderedDict[Any, Original] = OrderedDict()
@@ -52,9 +58,11 @@ class GenerationService:
         Raises Cancelled, InvalidInput, ModelNotFound or CustomizationError.
         """
         with self._lock, torch.inference_mode():
-            model = self._model(request.model)
-            response, method = self._response(request)
-            pair = Pair(model.reference, response, model.clip, model.preset.resolution, request, method)
+            with torch.inference_mode(False):  # a guide may want gradients, which weights made in that mode refuse
+                model = self._model(request.model)
+                response, method = self._response(request)
+            pair = Pair(model.reference, response, model.clip, model.preset.resolution, request, method,
+                        self._guide(request, model.preset))
             key = (request.model, pair.original_key)
             result = pair.run(self._originals.get(key), on_step, is_cancelled)
             _remember(self._originals, key, pair.original, ORIGINALS_KEPT)
@@ -66,6 +74,13 @@ class GenerationService:
             clip = Clip.load(preset.clip).to(self.device)
             self._models[name] = _Model(preset, checkpoints.load_backbone(preset, self.device), clip)
         return self._models[name]
+
+    def _guide(self, request: GenerationRequest, preset: ModelPreset) -> Guide | None:
+        if request.guide is None:
+            return None
+        if request.guide.name not in self._guides:
+            raise InvalidInput("guide", f"'{request.guide.name}' is not offered here; leave it out")
+        return self._guides[request.guide.name](request, preset)
 
     def _response(self, request: GenerationRequest) -> tuple[Backbone, MethodConfig]:
         """The customized model and how its maps are drawn; the reference itself where no customization is asked for."""
