@@ -58,6 +58,8 @@ def generate(
     steps: Annotated[str | None, typer.Option(help="Denoising steps; the model's default if left out.")] = None,
     guidance_scale: Annotated[str | None, typer.Option(help="The model's default if left out.")] = None,
     map_steps: Annotated[str, typer.Option(help="At how many steps M and the SFCM are drawn.")] = "5",
+    method: Annotated[str | None, typer.Option(help="A training-free method that acts while drawing: magnet or storm.")] = None,
+    assignments: Annotated[list[str], typer.Option("--set", help="key=value of the method, for example strength=0.5.")] = [],  # noqa: B006
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -70,18 +72,30 @@ def generate(
         "negative_prompt": negative_prompt, "seed": seed, "count": count, "scheduler": scheduler,
         "height": height, "width": width,
         "num_inference_steps": preset.num_inference_steps if steps is None else steps,
-        "guidance_scale": preset.guidance_scale if guidance_scale is None else guidance_scale, "map_steps": map_steps})
+        "guidance_scale": preset.guidance_scale if guidance_scale is None else guidance_scale, "map_steps": map_steps,
+        "guide": _guide(method, assignments)})
+    from spf.baselines.registry import GUIDES
     from spf.generation.history import check_target, describe, write_result
     from spf.generation.service import GenerationService
 
     folder = check_target(out)
-    service, described = GenerationService(_device(device)), []
+    service, described = GenerationService(_device(device), GUIDES), []
     for single in request.one_by_one():
         result = service.generate(single)
         write_result(result, folder if request.count == 1 else folder / str(single.seed))
         described.append(describe(result))
     _report(described[0] if request.count == 1 else {"pairs": described}, as_json,
             f"Written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+def _guide(method: str | None, assignments: list[str]) -> dict[str, Any] | None:
+    from spf import config
+
+    if method is None and assignments:
+        raise InvalidInput("--set", "sets what a method does; choose one with --method")
+    if method not in (None, "magnet", "storm"):
+        raise InvalidInput("--method", f"'{method}' does not act while drawing; choose magnet or storm")
+    return None if method is None else {"name": method, **config.parse_assignments(assignments)}
 
 
 @app.command()
@@ -258,11 +272,12 @@ def dataset_render(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     count: Annotated[int, typer.Option()] = 64,
     seed: Annotated[int, typer.Option()] = 0,
+    masks: Annotated[bool, typer.Option("--masks", help="Also write where each target is, which tokencompose needs.")] = False,
 ) -> None:
     """Pictures of the embedded world that show one held-out attribute. Same arguments, same bytes."""
     from spf.pocket.dataset import render_folder
 
-    render_folder(attribute, count, out, seed)
+    render_folder(attribute, count, out, seed, masks=masks)
     print(f"{count} pictures of '{attribute}' are written to {out}.")
 
 
