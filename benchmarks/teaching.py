@@ -24,7 +24,7 @@ from spf import config  # noqa: E402
 from spf.config import GenerationRequest, TrainConfig  # noqa: E402
 from spf.generation.service import GenerationService  # noqa: E402
 from spf.jobs.store import runs_root  # noqa: E402
-from spf.metrics.preservation import mean_absolute_difference  # noqa: E402
+from spf.metrics.pixels import mean_absolute_difference  # noqa: E402
 from spf.pocket import captions, renderer, world  # noqa: E402
 from spf.pocket.dataset import render_folder  # noqa: E402
 from spf.pocket.pictures import portrait_at  # noqa: E402

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from spf.config import REPOSITORY, MethodConfig, Name, Schema, home
-from spf.errors import CustomizationError
+from spf.config import REPOSITORY, MethodConfig, Name, Schema, home, parse
+from spf.errors import CustomizationError, InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SHIPPED = REPOSITORY / "assets" / "customizations"
 WEIGHTS, CARD = "weights.safetensors", "customization.json"
+TRASH = ".trash"  # beside the customizations
 
 
 class CustomizationCard(Schema):
@@ -79,4 +82,49 @@ def customizations() -> dict[str, Customization]:
             except (ValueError, TypeError, ValidationError, OSError, RecursionError):
                 continue  # listed nowhere; asking for it by name says what is wrong
             found.setdefault(card.name, Customization(card, path.parent))
+    return found
+
+
+def rename(name: str, wish: str) -> Customization:
+    """Give a customization of the user's another name. Raises CustomizationError, or InvalidInput if the name cannot be had."""
+    found = _own(name)
+    card = parse(CustomizationCard, found.card.model_dump() | {"name": wish})
+    if wish in customizations():
+        raise InvalidInput("name", f"'{wish}' exists already; choose another name")
+    target = found.folder.with_name(wish)
+    staged = found.folder / f"{CARD}.partial"
+    staged.write_text(card.model_dump_json(indent=2), encoding="utf-8")
+    os.replace(staged, found.folder / CARD)
+    os.replace(found.folder, target)
+    return Customization(card, target)
+
+
+def discard(name: str) -> Path:
+    """Put a customization of the user's into the trash; returns where it is now, which `restore` takes."""
+    found = _own(name)
+    trash = found.folder.parent / TRASH / f"{found.folder.name}-{time.time_ns()}"
+    trash.parent.mkdir(exist_ok=True)
+    os.replace(found.folder, trash)
+    return trash
+
+
+def restore(trashed: Path) -> str:
+    """Undo `discard`; returns the name. Raises CustomizationError if the name was given to another one meanwhile."""
+    name = trashed.name.rpartition("-")[0]
+    if name in customizations():
+        raise CustomizationError(f"customization: '{name}' exists again; rename that one first.")
+    try:
+        os.replace(trashed, trashed.parent.parent / name)
+    except OSError:
+        raise CustomizationError(f"customization: '{name}' is not in the trash any more; teach it again.") from None
+    return name
+
+
+def _own(name: str) -> Customization:
+    """A customization that may be changed. Raises CustomizationError for an unknown one and for those that are shipped."""
+    found = customizations().get(name)
+    if found is None:
+        raise CustomizationError(f"customization: '{name}' does not exist any more; choose another one.")
+    if found.shipped:
+        raise CustomizationError(f"customization: '{name}' comes with the app and stays; teach one of your own.")
     return found

@@ -22,8 +22,8 @@ LEVELS = (
     "training",
     "baselines",
     "jobs pocket export",
-    "evaluation",
-    "ui doctor",
+    "evaluation study",
+    "ui doctor plan",
     "cli",
     "__main__ app",
 )

@@ -22,7 +22,7 @@ from spf.data.pictures import refuse_huge
 from spf.errors import InvalidInput, SpfError
 from spf.generation.request import GenerationResult, StepMaps
 from spf.method.phrases import Phrase, Prompt
-from spf.metrics.preservation import resized_map
+from spf.metrics.pixels import resized_map
 
 CHUNK = "spf"  # our own JSON, which restores the form
 INFOTEXT = "parameters"  # the text that other tools read
@@ -190,7 +190,7 @@ def _quoted(value: Any) -> str:
 
 def _save_maps(result: GenerationResult, folder: Path) -> None:
     sfcm = resized_map(result.mean_map("sfcm"), result.original.size)
-    Image.fromarray((sfcm * 255).round().astype(np.uint8)).save(folder / "sfcm.png")
+    Image.fromarray((np.nan_to_num(sfcm) * 255).round().astype(np.uint8)).save(folder / "sfcm.png")
     np.savez_compressed(
         folder / "maps.npz",
         steps=np.array([maps.step for maps in result.maps]),

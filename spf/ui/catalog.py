@@ -43,9 +43,10 @@ def preselected(model: str) -> str:
 
 
 def phrases(customization: str) -> list[str]:
-    """What a customization was taught; nothing for an unknown name."""
-    found = customizations().get(customization)
-    return list(found.card.phrases) if found else []
+    """What a customization, or every one of a mix, was taught; nothing for an unknown name."""
+    found = customizations()
+    return list(dict.fromkeys(
+        phrase for name in named(customization) if name in found for phrase in found[name].card.phrases))
 
 
 def taught_phrases() -> set[str]:
@@ -76,3 +77,11 @@ def budgets() -> list[tuple[str, str]]:
 def example_sets() -> list[tuple[str, str]]:
     """(phrase, name) of every picture set that can be rendered here."""
     return [(target.phrase, name) for name, target in TARGETS.items()]
+
+
+def named(customization: str) -> list[str]:
+    """The names in a choice: several where it mixes some."""
+    try:
+        return list(config.mix_weights(customization)) if customization else []
+    except ValueError:
+        return [customization]

@@ -1,11 +1,13 @@
-// Target phrases as chips. The component's value is {targets: [...], known: [...]}; the page's DOM is built with
-// textContent and input values only, never from a template, so that no phrase can become markup.
+// Target phrases, one row each. The component's value is {targets: [{text, weight, on}], known: [...]}; the page's DOM is
+// built with textContent and input values only, never from a template, so that no phrase can become markup.
 const list = element.querySelector('.spf-chip-list');
 const known = element.querySelector('.spf-chip-known');
 const adder = element.querySelector('.spf-chip-add');
 const words = element.querySelector('.spf-chips').dataset;
+const opened = new Set();  // texts of phrases whose weight is being set
 
-const state = () => ({ targets: [...(props.value?.targets ?? [])], known: [...(props.value?.known ?? [])] });
+const state = () => ({
+  targets: (props.value?.targets ?? []).map((target) => ({ ...target })), known: [...(props.value?.known ?? [])] });
 const tidy = (text) => text.split(/\s+/).filter(Boolean).join(' ');
 
 // A phrase is taken over when its field loses the focus, which a press on another button does. Redrawing then would
@@ -20,45 +22,77 @@ function change(edit) {
   props.value = next;
   if (pressed) document.addEventListener('pointerup', () => setTimeout(draw), { once: true });
   else draw();
+  setTimeout(() => trigger('input'));
 }
 
-function chip(phrase, index) {
-  const box = document.createElement('span');
-  box.className = 'spf-chip';
-  const field = document.createElement('input');
-  field.value = phrase;
-  field.size = Math.max(3, Math.min(phrase.length, 40));
-  field.setAttribute('aria-label', `${words.edit} ${index + 1}`);
-  field.addEventListener('input', () => { field.size = Math.max(3, Math.min(field.value.length, 40)); });
+function made(tag, name, label, content = '') {
+  const node = document.createElement(tag);
+  node.className = name;
+  if (tag === 'button') node.type = 'button';
+  if (label) { node.setAttribute('aria-label', label); if (tag === 'button') node.title = label; }
+  node.textContent = content;
+  return node;
+}
+
+const move = (from, to) => change((targets) => {
+  if (to >= 0 && to < targets.length) targets.splice(to, 0, ...targets.splice(from, 1));
+});
+
+function textField(target, index) {
+  const field = made('input', 'spf-chip-text', `${words.edit} ${index + 1}`);
+  field.value = target.text;
   field.addEventListener('keydown', (event) => {
     if (event.key === 'Enter') { event.preventDefault(); field.blur(); }
-    if (event.key === 'Escape') { field.value = phrase; field.blur(); }
+    if (event.key === 'Escape') { field.value = target.text; field.blur(); }
   });
   field.addEventListener('change', () => {
     const text = tidy(field.value);
-    change((targets) => (text ? targets.splice(index, 1, text) : targets.splice(index, 1)));
+    change((targets) => (text ? (targets[index].text = text) : targets.splice(index, 1)));
   });
-  const remove = document.createElement('button');
-  remove.type = 'button';
-  remove.textContent = '\u00d7';
-  remove.setAttribute('aria-label', `${words.remove} ${phrase}`);
+  return field;
+}
+
+function sliderRow(target, index, shown) {
+  const row = made('span', 'spf-chip-weight');
+  const slider = made('input', '', `${words.weight} ${target.text}`);
+  Object.assign(slider, { type: 'range', min: 0, max: 2, step: 0.05, value: target.weight });
+  slider.addEventListener('input', () => { shown.textContent = `\u00d7${Number(slider.value)}`; });
+  slider.addEventListener('change', () => change((targets) => { targets[index].weight = Number(slider.value); }));
+  const up = made('button', '', `${words.up} ${target.text}`, '\u2191');
+  const down = made('button', '', `${words.down} ${target.text}`, '\u2193');
+  up.addEventListener('click', () => move(index, index - 1));
+  down.addEventListener('click', () => move(index, index + 1));
+  row.append(slider, up, down);
+  return row;
+}
+
+function chip(target, index) {
+  const box = made('div', `spf-chip${target.on ? '' : ' spf-off'}`);
+  const on = made('input', 'spf-chip-on', `${words.on} ${target.text}`);
+  on.type = 'checkbox';
+  on.checked = target.on;
+  on.title = on.getAttribute('aria-label');
+  on.addEventListener('change', () => change((targets) => { targets[index].on = on.checked; }));
+  const weight = made('button', 'spf-chip-times', `${words.weight} ${target.text}`, `\u00d7${target.weight}`);
+  weight.setAttribute('aria-expanded', opened.has(target.text));
+  weight.addEventListener('click', () => { opened.delete(target.text) || opened.add(target.text); draw(); });
+  const remove = made('button', 'spf-chip-remove', `${words.remove} ${target.text}`, '\u00d7');
   remove.addEventListener('click', () => { change((targets) => targets.splice(index, 1)); adder.focus(); });
-  box.append(field, remove);
+  box.append(on, textField(target, index), weight, remove);
+  if (opened.has(target.text)) box.append(sliderRow(target, index, weight));
   return box;
 }
 
 function suggestion(phrase) {
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.textContent = `+ ${phrase}`;
-  button.addEventListener('click', () => change((targets) => targets.push(phrase)));
+  const button = made('button', '', '', `+ ${phrase}`);
+  button.addEventListener('click', () => change((targets) => targets.push({ text: phrase, weight: 1, on: true })));
   return button;
 }
 
 function draw() {
   const { targets, known: phrases } = state();
   list.replaceChildren(...targets.map(chip));
-  const left = phrases.filter((phrase) => !targets.includes(phrase));
+  const left = phrases.filter((phrase) => !targets.some((target) => target.text === phrase));
   known.hidden = left.length === 0;
   known.querySelector('span').replaceChildren(...left.map(suggestion));
 }
@@ -66,12 +100,11 @@ function draw() {
 function add() {
   const text = tidy(adder.value);
   adder.value = '';
-  if (text) change((targets) => targets.push(text));
+  if (text) change((targets) => targets.push({ text, weight: 1, on: true }));
 }
 
 adder.addEventListener('keydown', (event) => {
   if (event.key === 'Enter') { event.preventDefault(); add(); }
-  if (event.key === 'Backspace' && adder.value === '') change((targets) => targets.pop());
 });
 adder.addEventListener('blur', add);  // a phrase that was typed and left without Enter counts, too
 watch('value', draw);

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from spf.config import GenerationRequest, model_preset, parse
 from spf.errors import Cancelled, InvalidInput, SpfError
 from spf.generation.history import save_result
 from spf.generation.request import GenerationResult, StepView
-from spf.ui import catalog, live, maps, markup, strings
+from spf.ui import catalog, live, markup, show, strings
+from spf.ui.chips import Chip
 from spf.ui.live import Service
 from spf.ui.session import Kept, Look, Session, Shown
+from spf.ui.show import Screen
 
 log = logging.getLogger(__name__)
-Picture = Image.Image | Path
 
 _EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5}
 
@@ -34,7 +33,8 @@ class Form:
     model: str = catalog.DEFAULT_MODEL
     customization: str = ""
     base_text: str = ""
-    targets: tuple[str, ...] = ()
+    targets: tuple[Chip, ...] = ()
+    negative: str = ""
     seed: Any = 0
     steps: Any = 20
     guidance: Any = 5.0
@@ -48,13 +48,17 @@ class Form:
             require_number(field, value, _EXAMPLES[field])
         if not self.model:
             raise InvalidInput("model", strings.NO_CHOICE)
+        on = [chip for chip in self.targets if chip.on]
         return parse(GenerationRequest, {
             "model": self.model, "customization": self.customization or None, "base_text": self.base_text or "",
-            "target_texts": tuple(self.targets), **numbers})
+            "target_texts": tuple(chip.text for chip in on), "negative_prompt": self.negative or "",
+            "target_weights": () if all(chip.weight == 1 for chip in on) else tuple(chip.weight for chip in on),
+            **numbers})
 
     @classmethod
     def of_request(cls, request: GenerationRequest) -> Form:
-        return cls(request.model, request.customization or "", request.base_text, request.target_texts,
+        chips = tuple(map(Chip, request.target_texts, request.weights))
+        return cls(request.model, request.customization or "", request.base_text, chips, request.negative_prompt,
                    str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps)
 
 
@@ -67,27 +71,9 @@ def require_number(field: str, value: Any, example: float) -> None:
         raise InvalidInput(field, strings.NOT_A_NUMBER.format(example=example, value=got)) from None
 
 
-@dataclass(frozen=True, eq=False)
-class Screen:
-    """What changes on the page; a field that is None stays as it is."""
-
-    original: Picture | None = None
-    customized: Picture | None = None
-    overlay: Picture | None = None
-    caption: str | None = None
-    status: str | None = None
-    notice: str | None = None
-    busy: bool | None = None
-    map_choices: list[tuple[str, str]] | None = None
-    map_key: str | None = None
-    map_step: int | None = None
-    map_count: int | None = None  # how many steps drew maps
-    strip: list[tuple[Picture, str]] | None = None
-
-
 def generate(service: Service, form: Form, session: Session) -> Iterator[Screen]:
     """One press of Generate: busy, a screen for every drawn step, the result. Whatever is wrong ends in a notice."""
-    session.stop = stop = threading.Event()
+    session.stop, session.superseded = (stop := threading.Event()), False
     started = time.monotonic()
     try:
         request = form.request()
@@ -99,7 +85,7 @@ def generate(service: Service, form: Form, session: Session) -> Iterator[Screen]
             elif item is not None:
                 yield _growing(session, item, request, time.monotonic() - started)
     except Cancelled:
-        yield _stopped(session, markup.report(strings.CANCELLED))
+        yield _stopped(session, "" if session.superseded else markup.report(strings.CANCELLED))
     except SpfError as error:
         yield _stopped(session, markup.problem(error))
     except Exception:
@@ -112,6 +98,22 @@ def cancel(session: Session) -> None:
     session.stop.set()
 
 
+def supersede(session: Session) -> None:
+    """The same because the form changed: nothing needs to be said about it."""
+    session.superseded = True
+    session.stop.set()
+
+
+def wants_redraw(session: Session, form: Form, redraw: bool) -> bool:
+    """Whether a change of the phrases is to be drawn at once: asked for, something was drawn, and it is another request."""
+    if not redraw or session.timeline.current() is None:
+        return False
+    try:
+        return session.current is None or form.request() != session.current.result.request
+    except SpfError:
+        return True  # for the page to say what is wrong
+
+
 def _stopped(session: Session, notice: str) -> Screen:
     """The end without a result: the form stays, and so do the pictures, with the line that belongs to them."""
     if session.current is not None:
@@ -122,60 +124,57 @@ def _stopped(session: Session, notice: str) -> Screen:
 
 def _growing(session: Session, view: StepView, request: GenerationRequest, seconds: float) -> Screen:
     session.current = None
-    session.shown = shown = Shown.of_view(view, request)
-    drawn = maps.draw(shown, session.look)
-    status = strings.STATUS_DRAWING.format(step=view.step + 1, steps=view.num_inference_steps, seconds=seconds)
-    return Screen(view.original, view.customized, drawn.picture, markup.caption(drawn.caption, drawn.usable),
-                  markup.quiet(status))
+    session.shown = Shown.of_view(view, request)
+    left = seconds / (view.step + 1) * (view.num_inference_steps - view.step - 1)
+    status = strings.STATUS_DRAWING.format(
+        step=view.step + 1, steps=view.num_inference_steps, seconds=seconds, left=left)
+    return replace(show.looked_at(session), status=markup.quiet(status))
 
 
 def _finished(session: Session, result: GenerationResult) -> Screen:
-    notice, folder = _dropped_phrases(result), None
+    notice, folder, step = _dropped_phrases(result), None, None
     try:
         folder = save_result(result, catalog.outputs())
-    except OSError as error:
-        notice = markup.problem(strings.NOT_SAVED.format(reason=error.strerror or error))
-    session.keep(Kept(result, folder))
-    return replace(show(session, session.results[0]), notice=notice, busy=False)
-
-
-def show(session: Session, kept: Kept) -> Screen:
-    """Put a finished result on the page, with the map and the opacity that are chosen."""
-    session.current = kept
-    session.shown = shown = Shown.of_result(kept.result)
-    session.look = replace(session.look, map=maps.available(shown, session.look.map),
-                           step=min(session.look.step, max(len(shown.maps), 1)))
-    drawn = maps.draw(shown, session.look)
-    return Screen(
-        kept.picture("original"), kept.picture("customized"), drawn.picture,
-        markup.caption(drawn.caption, drawn.usable), markup.metrics(kept.result), map_choices=maps.choices(shown),
-        map_key=session.look.map, map_step=session.look.step, map_count=len(shown.maps), strip=strip(session))
+        step = session.timeline.add(folder.relative_to(catalog.outputs()), result.request)
+    except (OSError, InvalidInput) as error:
+        notice = markup.problem(strings.NOT_SAVED.format(reason=getattr(error, "strerror", None) or error))
+    return replace(show.result(session, Kept(result, folder, step)), notice=notice, busy=False)
 
 
 def redraw(session: Session, look: Look) -> Screen:
     """Another map, step or opacity of what is on show: the model does not run."""
     session.look = look
-    if session.shown is None:
-        return Screen(caption=markup.caption(strings.MAP_BEFORE))
-    drawn = maps.draw(session.shown, look)
-    return Screen(overlay=drawn.picture, caption=markup.caption(drawn.caption, drawn.usable))
+    return show.looked_at(session)
 
 
-def strip(session: Session) -> list[tuple[Picture, str]]:
-    """(customized portrait, caption) of every result of this session, newest first."""
-    return [(kept.picture("customized"), strings.STRIP_CAPTION.format(
-        targets=", ".join(kept.result.request.target_texts) or strings.STRIP_NO_TARGET, seed=kept.result.request.seed))
-        for kept in session.results]
+def form_of(kept: Kept) -> tuple[Form, str]:
+    """The form of an earlier result, and a notice. A customization that was deleted meanwhile is said, and left out."""
+    form = Form.of_request(kept.result.request)
+    missing = [name for name in catalog.named(form.customization) if name not in catalog.customizations(form.model)]
+    if missing:
+        gone = strings.CUSTOMIZATION_GONE.format(name=missing[0])
+        return replace(form, customization=""), markup.problem(gone)
+    return form, ""
 
 
-def restore(session: Session, index: int) -> tuple[Form, Screen]:
-    """Pictures and form of an earlier result. A customization that was deleted meanwhile is said, and left out."""
-    kept = session.results[index]
-    form, screen = Form.of_request(kept.result.request), show(session, kept)
-    if form.customization and form.customization not in catalog.customizations(form.model):
-        gone = strings.CUSTOMIZATION_GONE.format(name=form.customization)
-        return replace(form, customization=""), replace(screen, notice=markup.problem(gone))
-    return form, replace(screen, notice="")
+def first_form(form: Form) -> Form:
+    """What a new visitor finds: a customization that comes with the app, and its phrase."""
+    name = catalog.preselected(form.model)
+    return replace(form, customization=name, targets=tuple(map(Chip, catalog.phrases(name)[:1])))
+
+
+def remembered(stored: Any) -> tuple[str | None, Form | None]:
+    """Timeline and form out of what the browser kept; None for what is not there or has another shape."""
+    if not isinstance(stored, dict):
+        return None, None
+    key, values = stored.get("timeline"), stored.get("form")
+    key = key if isinstance(key, str) and re.fullmatch(r"[0-9a-f]{32}", key) else None
+    try:
+        form = Form(**{**values, "targets": tuple(Chip(**chip) for chip in values["targets"])})
+        gone = [name for name in catalog.named(form.customization) if name not in catalog.customizations(form.model)]
+        return key, replace(form, customization="") if gone else form
+    except (TypeError, KeyError):
+        return key, None
 
 
 def dice() -> str:
@@ -183,17 +182,17 @@ def dice() -> str:
     return str(random.SystemRandom().randrange(2**32))
 
 
-def targets_for(customization: str, targets: list[str]) -> list[str]:
+def targets_for(customization: str, chips: tuple[Chip, ...]) -> tuple[Chip, ...]:
     """The phrases to show after another customization was chosen: phrases that the user wrote are never touched."""
     known = catalog.phrases(customization)
-    if known and set(targets) <= catalog.taught_phrases():
-        return known[:1]
-    return targets
+    if known and {chip.text for chip in chips} <= catalog.taught_phrases():
+        return (Chip(known[0]),)
+    return chips
 
 
 def _dropped_phrases(result: GenerationResult) -> str:
     """A sentence where the text encoder's window was too small for the base text; empty otherwise."""
-    asked = Shown.of_view(StepView(0, 1, None, None, None), result.request).phrases
+    asked = Shown.of_request(result.request).phrases
     dropped = asked[len(result.prompt.phrases):]
     if not dropped:
         return ""

@@ -1,62 +1,66 @@
-"""The Portrait tab: form on the left, pictures in the centre, this session's results below."""
+"""The Portrait tab: form on the left, pictures in the centre, the timeline of steps below."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from spf.config import model_preset
-from spf.ui import catalog, chips, maps, markup, strings
+from spf.ui import catalog, chips, maps, markup, steps, strings, timeline_handlers, viewer
 from spf.ui import generate_handlers as handlers
-from spf.ui.generate_handlers import Form, Screen
+from spf.ui.generate_handlers import Form
 from spf.ui.live import Service
 from spf.ui.session import Look, Session
-
-DEVICE_QUEUE = "device"  # events that run the model wait for one another
-_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+from spf.ui.show import Screen
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group
 
 
 @dataclass(frozen=True, eq=False)
-class Fields:
+class Fields(Group):
     """The form's components, in the order of `handlers.Form`."""
 
     model: gr.Dropdown
     customization: gr.Dropdown
     base_text: gr.Textbox
     targets: gr.HTML
+    negative: gr.Textbox
     seed: gr.Textbox
     steps: gr.Number
     guidance: gr.Number
     map_steps: gr.Number
 
-    def all(self) -> list[gr.components.Component]:
-        return list(vars(self).values())
-
     @staticmethod
     def read(values: tuple[Any, ...]) -> Form:
         """The form out of the values of `all()`."""
-        model, customization, base_text, targets, *numbers = values
-        return Form(model, customization or "", base_text, chips.targets_of(targets), *numbers)
+        model, customization, base_text, targets, *rest = values
+        return Form(model, customization or "", base_text, chips.chips_of(targets), *rest)
 
     @staticmethod
-    def write(form: Form) -> list[Any]:
-        """Values for `all()` that show `form`."""
-        choices = catalog.customization_choices(form.model)
+    def write(form: Form | None) -> list[Any]:
+        """Values for `all()` that show `form`; all are skipped without one."""
+        if form is None:
+            return [gr.skip()] * 9
         phrases = chips.value(form.targets, catalog.phrases(form.customization))
-        return [form.model, gr.update(choices=choices, value=form.customization), form.base_text, phrases,
-                str(form.seed), form.steps, form.guidance, form.map_steps]
+        return [form.model, _customizations(form.model, form.customization), form.base_text, phrases,
+                form.negative, str(form.seed), form.steps, form.guidance, form.map_steps]
+
+
+def _customizations(model: str, chosen: str) -> Any:
+    """The choice, with a mix as a line of its own."""
+    choices = catalog.customization_choices(model)
+    if chosen not in [name for _, name in choices]:
+        choices.append((strings.CUSTOMIZATION_MIX.format(mix=chosen), chosen))
+    return gr.update(choices=choices, value=chosen)
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """The components that `handlers.Screen` is written to."""
+class View(Group):
+    """The components that a Screen is written to."""
 
-    original: gr.Image
-    customized: gr.Image
-    overlay: gr.Image
+    viewer: gr.HTML
     caption: gr.HTML
     status: gr.HTML
     notice: gr.HTML
@@ -64,18 +68,15 @@ class View:
     cancel: gr.Button
     map_key: gr.Dropdown
     step: gr.Slider
-    strip_box: gr.Column
-    strip: gr.Gallery
-
-    def all(self) -> list[Any]:
-        return list(vars(self).values())
+    timeline: gr.HTML
 
     @staticmethod
     def write(screen: Screen) -> list[Any]:
         """Updates for `all()`; what the screen leaves out is skipped."""
+        panes = None if screen.panes is None else viewer.value(screen.panes)
         plain = [gr.skip() if value is None else value for value in (
-            screen.original, screen.customized, screen.overlay, screen.caption, screen.status, screen.notice)]
-        busy, count, results = screen.busy, screen.map_count, screen.strip
+            panes, screen.caption, screen.status, screen.notice)]
+        busy, count = screen.busy, screen.map_count
         return [
             *plain,
             gr.skip() if busy is None else gr.update(interactive=not busy),
@@ -83,12 +84,11 @@ class View:
             gr.skip() if screen.map_choices is None else gr.update(choices=screen.map_choices, value=screen.map_key),
             gr.skip() if count is None else gr.update(
                 maximum=max(count, 2), value=screen.map_step, interactive=count > 1),
-            gr.skip() if results is None else gr.update(visible=bool(results)),
-            gr.skip() if results is None else gr.update(value=results, selected_index=None)]
+            gr.skip() if screen.timeline is None else screen.timeline]
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
+class Looks(Group):
     """The controls of the overlay, in the order of `session.Look`."""
 
     map_key: gr.Dropdown
@@ -96,44 +96,48 @@ class Looks:
     step: gr.Slider
     opacity: gr.Slider
 
-    def all(self) -> list[gr.components.Component]:
-        return list(vars(self).values())
-
 
 @dataclass(frozen=True, eq=False)
 class GeneratePanel:
     """What the rest of the page needs to know of this tab."""
 
     session: gr.State
+    browser: gr.BrowserState  # what a reload keeps: the name of the timeline and the form
     fields: Fields
     view: View
+
+
+@dataclass(frozen=True, eq=False)
+class _Controls:
+    dice: gr.Button
+    live: gr.Checkbox
+    picture: gr.File
 
 
 def add_panel(service: Service) -> GeneratePanel:
     """Lay out the tab inside the current gradio context, and wire it to `service`."""
     session = gr.State(Session())
+    browser = gr.BrowserState({}, storage_key="spf-portrait-studio", secret="spf-portrait-studio")
     with gr.Row(elem_classes="spf-studio"):
         with gr.Column(scale=2, min_width=300, elem_classes="spf-form"):
-            fields, dice = _form()
-            generate, cancel, notice = _actions()
+            fields, controls, actions = _form()
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
-            pictures = _pictures()
+            pictures = viewer.viewer("spf-viewer")
             caption = gr.HTML(markup.caption(strings.MAP_BEFORE), elem_id="spf-caption")
             looks = _looks()
             status = gr.HTML(markup.quiet(strings.STATUS_OPENING), elem_id="spf-status")
-    with gr.Column(visible=False, elem_classes="spf-strip-box") as strip_box:
-        gr.HTML(markup.heading(strings.STRIP, strings.STRIP_HINT))
-        strip = _strip()
-    view = View(*pictures, caption, status, notice, generate, cancel, looks.map_key, looks.step, strip_box, strip)
-    panel = GeneratePanel(session, fields, view)
-    _wire_generation(service, panel)
-    _wire_restore(panel)
+            timeline = steps.timeline("spf-timeline")
+    generate, cancel, notice = actions
+    view = View(pictures, caption, status, notice, generate, cancel, looks.map_key, looks.step, timeline)
+    panel = GeneratePanel(session, browser, fields, view)
+    _wire_generation(service, panel, controls)
+    _wire_timeline(panel)
     _wire_looks(panel, looks)
-    _wire_form(panel, dice)
+    _wire_form(panel, controls)
     return panel
 
 
-def _form() -> tuple[Fields, gr.Button]:
+def _form() -> tuple[Fields, _Controls, tuple[gr.Button, gr.Button, gr.HTML]]:
     preset = model_preset(catalog.DEFAULT_MODEL)
     model = gr.Dropdown(catalog.models(), value=preset.name, label=strings.MODEL, filterable=False, elem_id="spf-model")
     customization = gr.Dropdown(
@@ -143,15 +147,21 @@ def _form() -> tuple[Fields, gr.Button]:
         preset.base_text, label=strings.BASE_TEXT, info=strings.BASE_TEXT_HINT, lines=3, max_lines=8,
         elem_id="spf-base-text")
     targets = chips.chips("spf-targets")
-    with gr.Row(elem_classes="spf-numbers"):
-        with gr.Row(elem_classes="spf-seed"):
-            seed = gr.Textbox("3", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
-            dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
-        steps = _number("steps", strings.STEPS, preset.num_inference_steps)
-        guidance = _number("guidance", strings.GUIDANCE, preset.guidance_scale, step=0.5)
-        map_steps = _number("map-steps", strings.MAP_STEPS, 5)
-    return Fields(model, customization, base_text, targets, seed, steps, guidance, map_steps), dice
-
+    live = gr.Checkbox(True, label=strings.LIVE, elem_id="spf-live")
+    with gr.Row(elem_classes="spf-seed"):
+        seed = gr.Textbox("3", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
+        dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
+    actions = _actions()
+    with gr.Accordion(strings.MORE, open=False, elem_id="spf-more"):
+        negative = gr.Textbox("", label=strings.NEGATIVE, info=strings.NEGATIVE_HINT, elem_id="spf-negative")
+        with gr.Row(elem_classes="spf-numbers"):
+            numbers = (_number("steps", strings.STEPS, preset.num_inference_steps),
+                       _number("guidance", strings.GUIDANCE, preset.guidance_scale, step=0.5),
+                       _number("map-steps", strings.MAP_STEPS, 5))
+        picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=110, elem_id="spf-restore")
+        gr.HTML(markup.quiet(strings.RESTORE_HINT))
+    fields = Fields(model, customization, base_text, targets, negative, seed, *numbers)
+    return fields, _Controls(dice, live, picture), actions
 
 def _number(name: str, label: str, value: float, step: float = 1) -> gr.Number:
     """A number without limits of its own: what is out of range is refused with the label and the remedy."""
@@ -163,20 +173,6 @@ def _actions() -> tuple[gr.Button, gr.Button, gr.HTML]:
         generate = gr.Button(strings.GENERATE, variant="primary", scale=3, elem_id="spf-generate")
         cancel = gr.Button(strings.CANCEL, interactive=False, scale=1, min_width=80, elem_id="spf-cancel")
     return generate, cancel, gr.HTML("", elem_id="spf-notice")
-
-
-def _pictures() -> list[gr.Image]:
-    names = (("original", strings.ORIGINAL), ("customized", strings.CUSTOMIZED), ("overlay", strings.OVERLAY))
-    with gr.Row(elem_classes="spf-pictures"):
-        return [_picture(title, f"spf-{name}") for name, title in names]
-
-
-def _picture(title: str, elem_id: str) -> gr.Image:
-    with gr.Column(min_width=100, elem_classes="spf-picture"):
-        gr.HTML(markup.heading(title))
-        return gr.Image(
-            format="png", type="pil", interactive=False, show_label=False, label=title, alt_text=title, min_width=100,
-            buttons=["download", "fullscreen"], elem_id=elem_id)
 
 
 def _looks() -> Looks:
@@ -195,76 +191,115 @@ def _looks() -> Looks:
     return Looks(map_key, mean, step, opacity)
 
 
-def _strip() -> gr.Gallery:
-    return gr.Gallery(
-        show_label=False, label=strings.STRIP, format="png", columns=10, height="auto", object_fit="cover",
-        allow_preview=False, fit_columns=False, interactive=False, buttons=[], elem_id="spf-strip")
+def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls) -> None:
+    view = panel.view
+    inputs = [panel.session, *panel.fields.all()]
+    options = {"concurrency_limit": 1, "concurrency_id": DEVICE_QUEUE, "show_progress": "minimal",
+               "show_progress_on": [view.status], "api_visibility": "private"}
 
-
-def _wire_generation(service: Service, panel: GeneratePanel) -> None:
     def generate(session: Session, *values: Any) -> Iterator[list[Any]]:
         for screen in handlers.generate(service, Fields.read(values), session):
             yield View.write(screen)
 
-    view = panel.view
-    view.generate.click(
-        generate, [panel.session, *panel.fields.all()], view.all(), concurrency_limit=1, concurrency_id=DEVICE_QUEUE,
-        show_progress="minimal", show_progress_on=[view.status], api_visibility="private")
-    view.cancel.click(handlers.cancel, [panel.session], None, **_QUIET)
+    def redraw(session: Session, live: bool, *values: Any) -> Iterator[list[Any]]:
+        form = Fields.read(values)
+        if handlers.wants_redraw(session, form, live):
+            for screen in handlers.generate(service, form, session):
+                yield View.write(screen)
+
+    def supersede(session: Session, live: bool) -> None:
+        if live:
+            handlers.supersede(session)
+
+    view.generate.click(generate, inputs, view.all(), **options)
+    view.cancel.click(handlers.cancel, [panel.session], None, **QUIET)
+    for changed in (panel.fields.targets.input, panel.fields.customization.input):
+        changed(supersede, [panel.session, controls.live], None, **QUIET)
+        changed(redraw, [panel.session, controls.live, *panel.fields.all()], view.all(),
+                trigger_mode="always_last", **options)
 
 
-def _wire_restore(panel: GeneratePanel) -> None:
-    def restore(session: Session, event: gr.SelectData) -> list[Any]:
-        form, screen = handlers.restore(session, event.index)
-        return [*Fields.write(form), *View.write(screen)]
+def _wire_timeline(panel: GeneratePanel) -> None:
+    both, session = [*panel.fields.all(), *panel.view.all()], [panel.session]
+    timeline = panel.view.timeline
 
-    panel.view.strip.select(restore, [panel.session], [*panel.fields.all(), *panel.view.all()], **_QUIET)
+    def shown(found: tuple[Form | None, Screen]) -> list[Any]:
+        return [*Fields.write(found[0]), *View.write(found[1])]
+
+    def select(session: Session, event: gr.EventData) -> list[Any]:
+        return shown(timeline_handlers.go(session, event.step))
+
+    def pin(session: Session, event: gr.EventData) -> list[Any]:
+        return View.write(timeline_handlers.pin(session, event.step))
+
+    timeline.select(select, session, both, **QUIET)
+    timeline.undo(lambda session: shown(timeline_handlers.undo(session)), session, both, **QUIET)
+    timeline.redo(lambda session: shown(timeline_handlers.redo(session)), session, both, **QUIET)
+    timeline.pin(pin, session, panel.view.all(), **QUIET)
+    timeline.strip(lambda session: View.write(timeline_handlers.chain(session)), session, panel.view.all(), **QUIET)
 
 
 def _wire_looks(panel: GeneratePanel, looks: Looks) -> None:
-    outputs = [panel.view.overlay, panel.view.caption]
+    outputs = [panel.view.viewer, panel.view.caption]
 
     def redraw(session: Session, key: str, mean: bool, step: float, opacity: float) -> list[Any]:
-        screen = handlers.redraw(session, Look(key, mean, int(step), opacity))
-        return [gr.skip() if screen.overlay is None else screen.overlay, screen.caption]
+        return View.write(handlers.redraw(session, Look(key, mean, int(step), opacity)))[:2]
 
     def redraw_step(session: Session, key: str, _mean: bool, step: float, opacity: float) -> list[Any]:
         return [*redraw(session, key, False, step, opacity), False]
 
-    options = _QUIET | {"trigger_mode": "always_last"}
+    options = QUIET | {"trigger_mode": "always_last"}
     inputs = [panel.session, *looks.all()]
     for listen in (looks.map_key.input, looks.mean.input, looks.opacity.input):
         listen(redraw, inputs, outputs, **options)
     looks.step.input(redraw_step, inputs, [*outputs, looks.mean], **options)
 
 
-def _wire_form(panel: GeneratePanel, dice: gr.Button) -> None:
+def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
     fields = panel.fields
 
-    def choose_customization(name: str, payload: Any) -> dict[str, list[str]]:
-        targets = handlers.targets_for(name, list(chips.targets_of(payload)))
-        return chips.value(targets, catalog.phrases(name))
+    def choose_customization(name: str, payload: Any) -> dict[str, list]:
+        return chips.value(handlers.targets_for(name, chips.chips_of(payload)), catalog.phrases(name))
 
     def choose_model(model: str, payload: Any) -> list[Any]:
         preset, name = model_preset(model), catalog.preselected(model)
         choices = gr.update(choices=catalog.customization_choices(model), value=name)
         return [choices, choose_customization(name, payload), preset.num_inference_steps, preset.guidance_scale]
 
-    dice.click(handlers.dice, None, [fields.seed], **_QUIET)
+    def drop(path: str | None) -> list[Any]:
+        form, notice = timeline_handlers.dropped(path)
+        return [*Fields.write(form), notice]
+
+    controls.dice.click(handlers.dice, None, [fields.seed], **QUIET)
+    controls.picture.upload(drop, [controls.picture], [*fields.all(), panel.view.notice], **QUIET)
     fields.customization.input(
-        choose_customization, [fields.customization, fields.targets], [fields.targets], **_QUIET)
+        choose_customization, [fields.customization, fields.targets], [fields.targets], **QUIET)
     fields.model.input(
         choose_model, [fields.model, fields.targets],
-        [fields.customization, fields.targets, fields.steps, fields.guidance], **_QUIET)
+        [fields.customization, fields.targets, fields.steps, fields.guidance], **QUIET)
+    _wire_memory(panel)
+
+
+def _wire_memory(panel: GeneratePanel) -> None:
+    """The browser remembers the form whenever a field was changed and left."""
+    fields = panel.fields
+
+    def remember(session: Session, *values: Any) -> dict[str, Any]:
+        return {"timeline": session.timeline.key, "form": asdict(Fields.read(values))}
+
+    for listen in (fields.model.input, fields.customization.input, fields.base_text.blur, fields.targets.input,
+                   fields.negative.blur, fields.seed.change, fields.steps.blur, fields.guidance.blur,
+                   fields.map_steps.blur, panel.view.generate.click, panel.view.timeline.change):
+        listen(remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
 
 
 def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:
-    """When the page opens: list the customizations of today, and choose one with its phrase."""
-    def fill(model: str) -> list[Any]:
-        name = catalog.preselected(model)
-        choices = gr.update(choices=catalog.customization_choices(model), value=name)
-        known = catalog.phrases(name)
-        return [choices, chips.value(known[:1], known), markup.quiet(strings.STATUS_READY)]
+    """When the page opens: the timeline and the form that this browser left, or the first form with today's choices."""
+    def fill(session: Session, remembered: Any, *values: Any) -> list[Any]:
+        key, kept = handlers.remembered(remembered)
+        _, screen = timeline_handlers.reopen(session, key) if key else (None, Screen())
+        form = kept or handlers.first_form(Fields.read(values))
+        status = screen.status or markup.quiet(strings.STATUS_READY)
+        return [*Fields.write(form), *View.write(replace(screen, status=status))]
 
-    fields = panel.fields
-    demo.load(fill, [fields.model], [fields.customization, fields.targets, panel.view.status], **_QUIET)
+    demo.load(fill, [panel.session, panel.browser, *panel.fields.all()], [*panel.fields.all(), *panel.view.all()], **QUIET)

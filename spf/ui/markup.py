@@ -90,6 +90,17 @@ def steps(texts: list[str]) -> str:
 
 
 def header() -> str:
-    toggle = "document.body.classList.toggle('dark')"
+    """Title, theme, the sheet of keyboard shortcuts, and what a first visitor may try."""
+    keys = "".join(f"<dt>{''.join(f'<kbd>{escape(key)}</kbd>' for key in pressed)}</dt><dd>{escape(does)}</dd>"
+                   for pressed, does in strings.KEYS)
+    guide = "".join(f"<li>{escape(step)}</li>" for step in strings.GUIDE)
     return (f'<header class="spf-header"><h1>{escape(strings.TITLE)}</h1><p>{escape(strings.TAGLINE)}</p>'
-            f'<button type="button" onclick="{toggle}">{escape(strings.TOGGLE_THEME)}</button></header>')
+            f'{_action("keys", strings.KEYBOARD)}{_action("theme", strings.TOGGLE_THEME)}</header>'
+            f'<dialog class="spf-keys" aria-label="{escape(strings.KEYBOARD)}"><h2>{escape(strings.KEYBOARD)}</h2>'
+            f'<dl>{keys}</dl>{_action("close", strings.CLOSE)}</dialog>'
+            f'<section class="spf-guide" hidden><h2>{escape(strings.GUIDE_TITLE)}</h2><ol>{guide}</ol>'
+            f'{_action("try", strings.GUIDE_TRY)}{_action("done", strings.GUIDE_DONE)}</section>')
+
+
+def _action(name: str, label: str) -> str:
+    return f'<button type="button" data-act="{name}">{escape(label)}</button>'

@@ -6,9 +6,12 @@ import base64
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from spf.metrics.preservation import resized_map
+from spf.metrics.pixels import resized_map
+
+POLLUTION_TOP = 0.5  # difference that has the scale's last colour
+CHANGE_TOP, PALE = 0.12, 0.35  # difference that counts as a full change; how much is left of what stayed
 
 # Viridis as a polynomial in the value, one row per power (M. Zucker's fit, public domain). Lightness only rises.
 _VIRIDIS = np.array([
@@ -32,7 +35,32 @@ def blend(picture: Image.Image, values: np.ndarray, opacity: float) -> Image.Ima
     """The map (H, W), resized to the picture, in colour over it. Opacity 0 is the picture, 1 the map alone."""
     colored = colors(resized_map(values, picture.size))
     mixed = (1 - opacity) * np.asarray(picture.convert("RGB"), np.float32) / 255 + opacity * colored
-    return Image.fromarray((mixed.clip(0, 1) * 255).round().astype(np.uint8))
+    return _picture(mixed)
+
+
+def pollution(original: Image.Image, customized: Image.Image, sfcm: np.ndarray) -> Image.Image:
+    """|difference| to the original in colour where the SFCM is below one half; inside it, the portrait in gray.
+
+    The scale ends at half of the full range: a difference of 0.5 or more is yellow.
+    """
+    before, after = (np.asarray(picture.convert("RGB"), np.float32) / 255 for picture in (original, customized))
+    colored = colors(np.abs(before - after).mean(axis=-1) / POLLUTION_TOP)
+    gray = np.repeat(after.mean(axis=-1, keepdims=True), 3, axis=-1)
+    outside = (resized_map(sfcm, original.size) < 0.5)[..., None]
+    return _picture(np.where(outside, colored, gray))
+
+
+def changes(before: Image.Image, after: Image.Image) -> Image.Image:
+    """`after` with everything pale that looks as in `before`, so that what changed stands out."""
+    old, new = (np.asarray(picture.convert("RGB"), np.float32) / 255 for picture in (before, after))
+    difference = np.abs(old - new).mean(axis=-1)
+    soft = _picture(difference).filter(ImageFilter.BoxBlur(max(after.width // 64, 1)))
+    strength = (np.asarray(soft, np.float32)[..., None] / 255 / CHANGE_TOP).clip(0, 1)
+    return _picture(strength * new + (1 - strength) * (1 - PALE * (1 - new.mean(axis=-1, keepdims=True))))
+
+
+def _picture(values: np.ndarray) -> Image.Image:
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def trouble(values: np.ndarray) -> str | None:

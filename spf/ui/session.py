@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from spf.config import GenerationRequest
+from spf.config import GenerationRequest, home
 from spf.generation.request import GenerationResult, StepMaps, StepView
-from spf.method.phrases import join_prompt
-
-RESULTS_KEPT = 60  # of one session; all of them stay on disk
+from spf.generation.timeline import Timeline
+from spf.method.emphasis import weighted_prompt
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,14 @@ class Shown:
 
     @classmethod
     def of_view(cls, view: StepView, request: GenerationRequest) -> Shown:
-        prompt = join_prompt(request.base_text, request.target_texts)
+        prompt = weighted_prompt(request.base_text, request.target_texts)
         return cls(view.original, view.customized, (view.maps,) if view.maps else (), _texts(prompt.phrases),
                    _texts(prompt.targets), view.num_inference_steps, live=True)
+
+    @classmethod
+    def of_request(cls, request: GenerationRequest) -> Shown:
+        """Its phrases as they were asked for, before any was left out to fit the text encoder."""
+        return cls.of_view(StepView(0, 1, None, None, None), request)
 
     @classmethod
     def of_result(cls, result: GenerationResult) -> Shown:
@@ -55,10 +60,11 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A result of this session, and its folder on disk unless saving failed."""
+    """A result on show, its folder on disk unless saving failed, and its step unless the timeline could not be written."""
 
     result: GenerationResult
     folder: Path | None
+    step: int | None = None
 
     def picture(self, name: str) -> Image.Image | Path:
         """`original` or `customized`: the file, which carries the settings, if there is one."""
@@ -68,19 +74,22 @@ class Kept:
 class Session:
     """One open page. Lives in a gr.State, which takes no dataclass apart; handlers change it in place."""
 
-    def __init__(self) -> None:
-        self.results: list[Kept] = []  # newest first
+    def __init__(self, key: str | None = None) -> None:
+        self.open(key or uuid.uuid4().hex)
         self.shown: Shown | None = None
         self.current: Kept | None = None  # the result on show; None while one grows or was cut off
         self.look = Look()
+        self.pinned: int | None = None  # the step that others are compared with
         self.stop = threading.Event()  # set to cancel the generation under way
+        self.superseded = False  # it was cancelled because the form changed: the next one is on its way
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
-        """gr.State copies its first value for every page: each begins empty."""
+        """gr.State copies its first value for every page: each begins with a timeline of its own."""
         return Session()
 
-    def keep(self, kept: Kept) -> None:
-        self.results = [kept, *self.results[:RESULTS_KEPT - 1]]
+    def open(self, key: str) -> None:
+        """Go on with the timeline called `key`, which this browser knows; nobody else does."""
+        self.timeline = Timeline(home() / "studio.sqlite", key)
 
 
 def _texts(phrases) -> tuple[str, ...]:

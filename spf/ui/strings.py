@@ -3,6 +3,21 @@
 TITLE = "SPF-Portrait Studio"
 TAGLINE = "Teach a model something new, and change only what you asked for."
 TOGGLE_THEME = "Light / dark"
+KEYBOARD = "Keyboard"
+CLOSE = "Close"
+KEYS = [
+    (("Ctrl", "Enter"), "Generate"), (("Esc",), "Cancel the generation"), (("Ctrl", "Z"), "Undo: the step before"),
+    (("Ctrl", "Shift", "Z"), "Redo: the step after"), (("1",), "… to 6: open a tab"), (("?",), "This sheet"),
+]
+GUIDE_TITLE = "First time here? Two minutes:"
+GUIDE = [
+    "Press Generate: the original portrait and the one with a winter hat are drawn from the same seed.",
+    "Press ×1 beside 'a winter hat' and move the slider, or add another phrase: each change becomes a step of the timeline.",
+    "Choose 'Pollution' as the third picture to see what changed that should not have, and open Inspect to see why.",
+    "Open Teach to let the model learn something new from pictures.",
+]
+GUIDE_TRY = "Draw the first portrait"
+GUIDE_DONE = "Do not show this again"
 TAB_PORTRAIT = "Portrait"
 TAB_TEACH = "Teach"
 
@@ -10,15 +25,24 @@ TAB_TEACH = "Teach"
 MODEL = "Model"
 CUSTOMIZATION = "Customization"
 NO_CUSTOMIZATION = "None: the original model"
+CUSTOMIZATION_MIX = "mix: {mix}"
 CUSTOMIZATION_SHIPPED = "{name} (comes with the app)"
 BASE_TEXT = "Base text"
 BASE_TEXT_HINT = "The portrait as the original model draws it"
 TARGETS = "Target phrases"
-TARGETS_HINT = "What should change. Click a phrase to rewrite it."
+TARGETS_HINT = "What should change. Rewrite, switch off, or press the weight to change how strongly it acts."
 TARGETS_ADD = "add a phrase, then Enter"
 TARGETS_EDIT = "Target phrase"
 TARGETS_REMOVE = "Remove"
+TARGETS_WEIGHT = "Weight of"
+TARGETS_ON = "Use"
+TARGETS_UP = "Move up"
+TARGETS_DOWN = "Move down"
 TARGETS_KNOWN = "Taught to this customization:"
+LIVE = "Draw every change of the phrases at once"
+MORE = "More settings"
+NEGATIVE = "Negative text"
+NEGATIVE_HINT = "What neither portrait should show"
 SEED = "Seed"
 DICE = "Random"
 STEPS = "Steps"
@@ -31,6 +55,29 @@ CANCEL = "Cancel"
 ORIGINAL = "Original"
 CUSTOMIZED = "Customized"
 OVERLAY = "Map over customized"
+CHANGE = "Change since step {step}"
+CHANGE_NOTE = "What looks as before is pale."
+POLLUTION = "Pollution: change outside the SFCM"
+POLLUTION_NOTE = "Colours as in the scale below, up to a difference of one half; gray: inside the SFCM, where change is wanted."
+PINNED_PANE = "Step {step}, pinned"
+SAVE = "Save"
+VIEW_MODE = "How to compare"
+VIEW_MODES = {
+    "side": ("Side by side", "All three pictures, with one zoom"),
+    "slider": ("Slider", "The second picture right of the line, the first left of it"),
+    "hover": ("Hover", "The second picture while the pointer is on it"),
+    "flicker": ("Flicker", "Both pictures in turn"),
+}
+VIEW_SLOTS = {
+    "a": ("First picture", "The original portrait appears here."),
+    "b": ("Second picture", "The customized portrait appears here."),
+    "c": ("Third picture", "The map of what may change appears here."),
+}
+SPLIT = "Position of the line"
+ZOOM = "Zoom"
+ZOOM_IN = "Zoom in"
+ZOOM_OUT = "Zoom out"
+ZOOM_RESET = "Whole picture"
 MAP_CHOICE = "Map"
 MAP_SFCM = "SFCM: where the target may act"
 MAP_SOFT = "M: where the two models differ"
@@ -55,7 +102,7 @@ MAP_BEFORE = "The map appears here while the portrait is drawn."
 STATUS_OPENING = "Looking for customizations …"
 STATUS_READY = "Press Generate: original and customized portrait grow side by side from the same seed."
 STATUS_WAITING = "Getting the model ready … the first portrait after the start takes longest."
-STATUS_DRAWING = "Drawing: step {step} of {steps}, {seconds:.0f} s"
+STATUS_DRAWING = "Drawing: step {step} of {steps}, {seconds:.0f} s, about {left:.0f} s left"
 STATUS_UNFINISHED = "These pictures are unfinished."
 CANCELLED = "Cancelled. The form is kept."
 CUSTOMIZATION_GONE = (
@@ -73,10 +120,29 @@ METRICS = {
 METRIC_UNDEFINED = "n/a"
 SECONDS = "{total:.1f} s (original {original:.1f}, customized {customized:.1f}, maps {maps:.1f})"
 SEED_USED = "seed {seed}"
-STRIP = "This session"
-STRIP_HINT = "Click a picture to bring it back, form included."
-STRIP_CAPTION = "{targets} · seed {seed}"
-STRIP_NO_TARGET = "base text only"
+TIMELINE = "Timeline"
+TIMELINE_HINT = "Press a step to go back to it; a change from there starts a branch."
+UNDO = "Undo"
+UNDO_HINT = "Back to the step before (Ctrl+Z)"
+REDO = "Redo"
+REDO_HINT = "On to the step after (Ctrl+Shift+Z)"
+CHAIN = "Save chain"
+CHAIN_HINT = "One picture with every step from the first to this one"
+PIN = "compare"
+PINNED = "compared"
+STEP_GONE = "The files of this step are gone or damaged; press Generate to draw it again."
+STEP_SUMMARY = "{targets} · seed {seed}"
+STEP_ORDER = "order: {targets}"
+STEP_SAME = "drawn again"
+STEP_NONE = "none"
+STEP_FIELDS = {
+    "seed": "seed {}", "customization": "customization {}", "model": "model {}", "num_inference_steps": "{} steps",
+    "guidance_scale": "guidance {}", "negative_prompt": "negative text {}", "map_steps": "{} map steps",
+}
+NO_TARGET = "base text only"
+RESTORE = "Restore from a picture"
+RESTORE_HINT = "Drop a portrait that this app saved: it carries its settings."
+RESTORED = "The form is as it was for that picture. Press Generate to draw it."
 
 # --- the Teach tab
 TEACH_STEPS = [
@@ -88,6 +154,12 @@ TEACH_STEPS = [
 SOURCE = "Pictures"
 SOURCE_RENDERED = "Example set"
 SOURCE_UPLOAD = "My own"
+SOURCE_FOLDER = "On this computer"
+FOLDER = "Picture set"
+FOLDER_HINT = "Folders with a metadata.jsonl under 'datasets' of the data folder"
+CAPTIONS = "Captions"
+CAPTION_HEADERS = ["Picture", "Base text", "Target text"]
+SAVE_CAPTIONS = "Save the captions"
 ATTRIBUTE = "Example set"
 ATTRIBUTE_HINT = "Drawn on this computer; the model has never seen it"
 COUNT = "How many pictures"
@@ -104,7 +176,10 @@ TABLE_HEADERS = ["Picture", "Base text"]
 NAME = "Name of the customization"
 NAME_HINT = "Lower-case letters, digits and dashes"
 BUDGET = "Budget"
-BUDGETS = {"quick": "Quick: minutes on two CPU cores", "paper": "Paper: the published settings, for large models"}
+BUDGETS = {
+    "quick": "Quick: minutes on two CPU cores", "low-memory": "Low memory: slower, for small devices",
+    "paper": "Paper: the published settings, for large models",
+}
 START = "Start teaching"
 STARTING = "Preparing the pictures …"
 
@@ -112,12 +187,20 @@ NO_RUN = "Nothing is being taught at the moment."
 RUN_STATES = {
     "queued": "Starting '{name}'",
     "running": "Teaching '{name}'",
-    "paused": "Teaching '{name}' is paused",
     "completed": "'{name}' is taught",
     "failed": "Teaching '{name}' failed",
     "cancelled": "Teaching '{name}' was cancelled",
     "interrupted": "Teaching '{name}' was interrupted",
+    "paused": "Teaching '{name}' is paused",
 }
+REQUESTS = {"pause": "Pause", "save": "Save now", "sample": "Sample now", "cancel": "Cancel"}
+ASKED = {
+    "pause": "The run saves itself and pauses after the current step.",
+    "save": "A checkpoint is written after the current step.",
+    "sample": "A sample is drawn after the current step.",
+    "cancel": "The run stops after the current step.",
+}
+RESUME = "Resume from the last checkpoint"
 RUN_STAGES = {
     "": "Reading and encoding the pictures",
     "stage1": "Stage 1, fine-tuning",
@@ -147,7 +230,9 @@ SECONDS_LEFT = "about {seconds} s"
 
 # --- refusals. The first words of an error name a field of the schema; the page names the label beside it.
 FIELDS = {
-    "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS, "seed": SEED,
+    "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS,
+    "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
+    "seed": SEED,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
     "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
     "--attribute": ATTRIBUTE, "--count": COUNT, "count": COUNT,
@@ -158,4 +243,100 @@ NOT_WHOLE = "must be a whole number (got {value})"
 NAME_TAKEN = "'{name}' exists already; choose another name, for example '{free}'"
 EMPTY_PHRASE = "is empty; write what the pictures show, for example 'a winter hat'"
 NO_PICTURES = "none were given; add some PNG, JPEG or WebP files, 16 to 64 work well"
+NO_RESULT = "is not the id of a saved result; take one from /history, for example '2026-01-31/142501-7'"
 NO_CHOICE = "nothing is chosen; choose one from the list"
+
+# --- the Inspect tab
+TAB_INSPECT = "Inspect"
+INSPECT = {
+    "empty": "Generate a portrait with at least one map step first; its maps are looked at here.",
+    "mean": "mean of all {count} drawn steps", "step": "step {step}, t = {t}", "play": "Play", "pause": "Pause",
+    "where": "at column {x}, row {y} of the map", "scrub": "Step of the maps; leftmost is the mean of all",
+    "opacity": "Opacity", "threshold": "Hide below", "png": "Save this view as PNG", "npz": "Save all values (.npz)",
+    "shared": "same colours (0 to 1) for every map",
+    "own": "Each map has its own colours: dark is its lowest value, yellow its highest.",
+    "ranking": "What acts here", "hover": "Move over the picture, or touch it.",
+    "steps": "From M to the SFCM", "steps-hint": "What each phrase of the base text takes away, one after another.",
+    "phrases": "Phrases of the base text",
+    "phrases-hint": "Attention of each phrase; its relevance γ to the target says how much of it is kept.",
+    "targets": "Target phrases",
+}
+INSPECT_SOFT = "M"
+INSPECT_WITHOUT = "− {text}"
+INSPECT_SFCM = "SFCM"
+INSPECT_SFCM_NOTE = "scaled to reach 1"
+INSPECT_GAMMA = "γ = {gamma:.2f}"
+INSPECT_EMPTY = "'{name}' is empty: it is 0 everywhere and at every step."
+INSPECT_WEAK = "'{name}' could not be located: its attention is nearly the same everywhere."
+
+# --- the Library tab
+TAB_LIBRARY = "Library"
+LIBRARY_NONE = "There is no customization yet; teach one on the Teach tab."
+LIBRARY_PICTURE = "A portrait made with {name}"
+LIBRARY_NO_PICTURE = "no portrait yet"
+LIBRARY_SHIPPED = "comes with the app"
+LIBRARY_PHRASES = "Phrases"
+LIBRARY_FROM = "Taught"
+LIBRARY_FACTS = {"pictures": "Pictures", "run": "Run", "seconds": "Seconds", "stage1_steps": "Stage 1 steps",
+                 "stage2_steps": "Stage 2 steps"}
+LIBRARY_MINE = "One of your own"
+LIBRARY_NEW_NAME = "New name"
+LIBRARY_RENAME = "Rename"
+LIBRARY_DELETE = "Delete"
+LIBRARY_UNDO = "Undo the deletion"
+LIBRARY_RENAMED = "'{name}' is called '{wish}' now."
+LIBRARY_DELETED = "'{name}' is deleted."
+LIBRARY_RESTORED = "'{name}' is back."
+LIBRARY_MIX = "Mix"
+LIBRARY_MIX_HINT = "Give some a weight, for example 0.7 and 0.5; the mix is then chosen on the Portrait tab."
+LIBRARY_MIX_HEADERS = ["Customization", "Weight"]
+LIBRARY_MIX_USE = "Use this mix"
+LIBRARY_MIXED = "The Portrait tab uses {mix} now."
+MIX_NONE = "has no weight yet; give at least one customization a number such as 0.7"
+LIBRARY_MANAGE = "Rename or delete"
+LIBRARY_FILES = "Files"
+LIBRARY_EXPORT = "Any customization"
+LIBRARY_EXPORT_KIND = "Format"
+LIBRARY_EXPORT_KINDS = {"lora": "LoRA, for other tools", "delta": "Changed weights, for this app", "single-file": "Whole model"}
+LIBRARY_EXPORT_GO = "Export"
+LIBRARY_EXPORTED = "Exported file"
+LIBRARY_IMPORT = "Import a .zip or .safetensors file"
+LIBRARY_IMPORT_NAME = "Name; its own if left empty"
+LIBRARY_IMPORT_GO = "Import"
+LIBRARY_IMPORTED = "'{name}' is in the library now."
+
+# --- the Blind comparison tab
+TAB_COMPARE = "Blind comparison"
+COMPARE_FIRST = "First contestant"
+COMPARE_SECOND = "Second contestant"
+COMPARE_PAIRS = "How many pairs"
+COMPARE_BEGIN = "Draw the pairs"
+COMPARE_SESSION = "Go on with an earlier comparison"
+COMPARE_NONE = (
+    "Two customizations draw the same portraits; you judge them without knowing which is which. "
+    "Begin on the left, or go on with an earlier comparison.")
+COMPARE_DRAWING = "Drawing pair {number} of {count}"
+COMPARE_LEFT = ", about {seconds} s left"
+COMPARE_PAIR = "Pair {number} of {count}: the portrait should gain '{target}'"
+COMPARE_DONE = "All pairs are answered"
+COMPARE_PICTURES = ["Original", "Left", "Right"]
+COMPARE_ANSWERS = ["Left", "Right", "No difference"]
+COMPARE_NEXT = "Next pair"
+COMPARE_CSV = "Answers as CSV"
+COMPARE_OPEN = "one is still open; answer all three, 'No difference' is an answer, too"
+COMPARE_COUNT = "must be a whole number from 1 to {most} (got {value})"
+COMPARE_SAME = "both contestants are the same; choose two different ones"
+COMPARE_HEADS = ["Question", "{first} better", "{second} better", "No difference", "Rate of {first}", "95 % interval"]
+QUESTIONS = {
+    "consistency": "Which one keeps more of the original: person, pose, background, light?",
+    "responsiveness": "Which one shows the target phrase better?",
+    "preference": "Which one looks better to you?",
+}
+
+# --- the Results tab
+TAB_RESULTS = "Results"
+RESULTS_CHOICE = "Evaluation"
+RESULTS_PUBLISHED = "published"
+RESULTS_MINE = "mine"
+RESULTS_FIGURES = "Figures"
+RESULTS_NONE = "No evaluation was found. 'python -m spf evaluate CONFIG' writes one."

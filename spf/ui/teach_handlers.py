@@ -14,16 +14,16 @@ import pandas as pd
 from PIL import Image
 
 from spf import config
-from spf.config import GenerationRequest, TrainConfig, parse
+from spf.config import GenerationRequest, TrainConfig, home, parse
 from spf.data.check import check_folder
 from spf.data.writer import save_upload
 from spf.errors import InvalidInput, SpfError
 from spf.pocket.dataset import render_folder
 from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
-from spf.ui import catalog, overlay, strings
+from spf.ui import catalog, dataset_handlers, overlay, strings
 from spf.ui.generate_handlers import require_number
 
-RENDERED, UPLOADED = "rendered", "uploaded"
+RENDERED, UPLOADED, FOLDER = "rendered", "uploaded", "folder"
 CURVE_POINTS = 120  # per loss term: single steps are noise, their means show the trend
 SAMPLE_OPACITY = 0.6
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -43,6 +43,7 @@ class TeachForm:
     name: str = ""
     budget: str | None = None
     model: str = catalog.DEFAULT_MODEL
+    folder: str | None = None  # name of a picture set that is here already
 
 
 class Watched:
@@ -72,6 +73,7 @@ class RunView:
     sample_step: int
     log: str
     taught: str | None = None  # the customization, where it is new to the page
+    resumable: bool = False  # it ended early and can go on
 
 
 def start(form: TeachForm) -> tuple[RunFolder, str]:
@@ -87,7 +89,8 @@ def start(form: TeachForm) -> tuple[RunFolder, str]:
     try:
         return store.start(settings), check_folder(folder).to_text().removeprefix(f"{folder}: ")
     except SpfError:
-        shutil.rmtree(folder, ignore_errors=True)
+        if form.source != FOLDER:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -95,11 +98,12 @@ def _settings(form: TeachForm) -> TrainConfig:
     """The run's configuration. Raises InvalidInput for the first bad field, in the order of the page."""
     if form.source == RENDERED:
         _check_rendered(form)
-    else:
+    elif form.source == UPLOADED:
         _check_upload(form)
     if not form.budget:
         raise InvalidInput("preset", strings.NO_CHOICE)
-    folder = catalog.home() / "datasets" / f"{form.name}-{uuid.uuid4().hex[:8]}"
+    folder = (dataset_handlers.folder(form.folder) if form.source == FOLDER
+              else home() / "datasets" / f"{form.name}-{uuid.uuid4().hex[:8]}")
     settings = config.train_config(form.budget, {"model": form.model, "name": form.name.strip(), "data": str(folder)})
     catalog.require_free(settings.name)
     return settings
@@ -136,7 +140,7 @@ def _base_texts(form: TeachForm) -> list[str]:
 def _write_pictures(form: TeachForm, folder: Path) -> None:
     if form.source == RENDERED:
         render_folder(form.attribute, int(form.count), folder)
-    else:
+    elif form.source == UPLOADED:
         save_upload(form.uploads, _base_texts(form), form.phrase, folder)
 
 
@@ -147,6 +151,8 @@ def upload_table(uploads: list[str] | None) -> list[list[str]]:
 
 def suggested_name(source: str, attribute: str | None, phrase: str | None) -> str:
     """A free name made from what is taught; empty while nothing is chosen."""
+    if source == FOLDER:
+        return ""
     words = attribute if source == RENDERED else re.sub(r"^(a|an|the) ", "", (phrase or "").lower())
     wish = re.sub(r"[^a-z0-9]+", "-", words or "")[:48].strip("-")
     return catalog.free_name(wish) if wish else ""
@@ -189,7 +195,8 @@ def look(run: RunFolder, status: RunStatus, watched: Watched) -> RunView:
         share=1.0 if status.state == "completed" else status.step / max(status.total_steps, 1),
         finished=finished, failed=failed, curve=curve(lines), losses=losses(lines),
         sample=_sample(samples[-1]) if step > watched.sample_step else None, sample_step=step,
-        log=printable(run.log_tail()) if failed else "", taught=run.config().name if new else None)
+        log=printable(run.log_tail()) if failed else "", taught=run.config().name if new else None,
+        resumable=finished and status.state != "completed")
 
 
 def _detail(run: RunFolder, status: RunStatus, new: bool) -> str:
@@ -224,11 +231,12 @@ def curve(lines: list[dict[str, Any]]) -> pd.DataFrame:
         for name in _terms(line):
             groups.setdefault((strings.TERMS.get(name, name), line["step"] // width), []).append(line[name])
     first: dict[str, float] = {}
-    rows = []
+    rows = [(0.0, None, term) for term in strings.TERMS.values()]  # a plot shows no term that its first data did not name
     for (term, part), values in sorted(groups.items()):
         mean = float(np.mean(values))
         rows.append((part * width + (width - 1) / 2, mean / (first.setdefault(term, mean) or 1.0), term))
-    return pd.DataFrame(rows, columns=[strings.CURVE_STEP, strings.CURVE_VALUE, strings.CURVE_TERM])
+    frame = pd.DataFrame(rows, columns=[strings.CURVE_STEP, strings.CURVE_VALUE, strings.CURVE_TERM])
+    return frame.astype({strings.CURVE_STEP: float, strings.CURVE_VALUE: float})
 
 
 def losses(lines: list[dict[str, Any]]) -> str:
@@ -254,10 +262,22 @@ def printable(text: str) -> str:
     return _ESCAPES.sub("", text)
 
 
-def cancel(watched: Watched) -> None:
-    """Ask the watched run to stop. Raises TrainingError for a run that does not exist."""
+def ask(watched: Watched, what: str) -> str:
+    """Ask the watched run to cancel, pause, save or sample before its next step; returns what to tell. Raises SpfError."""
+    from spf.jobs import store
+
+    if watched.run_id is None:
+        return ""
+    store.ask(watched.run_id, what)
+    watched.updated = 0.0  # so that the next look tells it
+    return strings.ASKED[what]
+
+
+def resume(watched: Watched) -> str:
+    """Let the watched run go on from its newest checkpoint. Raises SpfError naming what is no longer as it was."""
     from spf.jobs import store
 
     if watched.run_id is not None:
-        store.cancel(watched.run_id)
-        watched.updated = 0.0  # so that the next look tells it
+        store.resume(watched.run_id)
+        watched.follow(watched.run_id, announced=False)
+    return ""

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from spf.errors import SpfError
-from spf.ui import catalog, chips, generate_handlers, markup, strings
+from spf.ui import catalog, chips, dataset_handlers, generate_handlers, markup, strings
 from spf.ui import teach_handlers as handlers
 from spf.ui.generate_panel import GeneratePanel
-from spf.ui.teach_handlers import RENDERED, UPLOADED, RunView, TeachForm, Watched
+from spf.ui.teach_handlers import FOLDER, RENDERED, UPLOADED, RunView, TeachForm, Watched
+from spf.ui.wiring import QUIET, Group, told
 
 log = logging.getLogger(__name__)
-_QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True, eq=False)
-class Fields:
+class Fields(Group):
     """The form's components, in the order of `handlers.TeachForm`."""
 
     source: gr.Radio
@@ -30,29 +30,28 @@ class Fields:
     phrase: gr.Textbox
     shared_base: gr.Textbox
     table: gr.Dataframe
+    folder: gr.Dropdown
     name: gr.Textbox
     budget: gr.Radio
-
-    def all(self) -> list[gr.components.Component]:
-        return list(vars(self).values())
 
     @staticmethod
     def read(values: tuple[Any, ...], model: str) -> TeachForm:
         """The form out of the values of `all()`."""
-        source, attribute, count, uploads, phrase, shared_base, table, name, budget = values
+        source, attribute, count, uploads, phrase, shared_base, table, folder, name, budget = values
         rows = tuple((str(row[0]), str(row[1] or "")) for row in table or [])
         return TeachForm(source, attribute, count, tuple(uploads or ()), phrase or "", shared_base or "", rows,
-                         name or "", budget, model)
+                         name or "", budget, model, folder)
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class View(Group):
     """The components that show a run."""
 
     nothing: gr.HTML
     box: gr.Column
     progress: gr.HTML
-    cancel: gr.Button
+    requests: gr.Row
+    resume: gr.Button
     curve: gr.LinePlot
     losses: gr.HTML
     sample_words: gr.HTML
@@ -64,9 +63,6 @@ class View:
     timer: gr.Timer
     start: gr.Button
 
-    def all(self) -> list[Any]:
-        return list(vars(self).values())
-
     @staticmethod
     def write(view: RunView) -> list[Any]:
         """Updates for `all()`; a sample that is on the page already is skipped."""
@@ -75,7 +71,7 @@ class View:
         return [
             gr.update(visible=False), gr.update(visible=True),
             markup.progress(view.share, view.headline, view.detail), gr.update(visible=not view.finished),
-            gr.update(value=view.curve, visible=len(view.curve) > 0), markup.quiet(view.losses),
+            gr.update(visible=view.resumable), gr.update(value=view.curve, visible=bool(view.losses)), markup.quiet(view.losses),
             markup.quiet("" if view.failed and not sampled else words),
             gr.update(visible=sampled), *(view.sample or [gr.skip()] * 3),
             gr.update(value=view.log, visible=bool(view.log)), gr.Timer(active=not view.finished),
@@ -99,30 +95,57 @@ def add_panel(portrait: GeneratePanel) -> TeachPanel:
             start = gr.Button(strings.START, variant="primary", elem_id="spf-teach-start")
             notice = gr.HTML("", elem_id="spf-teach-notice")
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
-            view = _stage(start)
+            view, buttons = _stage(start)
     panel = TeachPanel(gr.State(Watched()), fields, view)
     _wire_form(fields)
     _wire_start(panel, notice, portrait)
     _wire_run(panel, portrait)
+    _wire_requests(panel, buttons, notice)
     return panel
 
 
 def _form() -> Fields:
-    sources = [(strings.SOURCE_RENDERED, RENDERED), (strings.SOURCE_UPLOAD, UPLOADED)]
+    sources = [(strings.SOURCE_RENDERED, RENDERED), (strings.SOURCE_UPLOAD, UPLOADED),
+               (strings.SOURCE_FOLDER, FOLDER)]
     source = gr.Radio(sources, value=RENDERED, label=strings.SOURCE, elem_id="spf-source")
     with gr.Column(elem_classes="spf-part") as rendered:
         attribute, count = _rendered_fields()
     with gr.Column(visible=False, elem_classes="spf-part") as uploaded:
         uploads, phrase, shared_base, table = _upload_fields()
+    with gr.Column(visible=False, elem_classes="spf-part") as listed:
+        folder = _folder_fields()
     name = gr.Textbox("", label=strings.NAME, info=strings.NAME_HINT, max_lines=1, elem_id="spf-name")
     budgets = catalog.budgets()
     budget = gr.Radio(budgets, value=budgets[0][1] if budgets else None, label=strings.BUDGET, elem_id="spf-budget")
 
-    def switch(chosen: str) -> tuple[dict, dict]:
-        return gr.update(visible=chosen == RENDERED), gr.update(visible=chosen == UPLOADED)
+    def switch(chosen: str) -> list[Any]:
+        shown = [gr.update(visible=chosen == part) for part in (RENDERED, UPLOADED, FOLDER)]
+        return [*shown, gr.update(choices=list(dataset_handlers.folders()))]
 
-    source.change(switch, [source], [rendered, uploaded], **_QUIET)
-    return Fields(source, attribute, count, uploads, phrase, shared_base, table, name, budget)
+    source.change(switch, [source], [rendered, uploaded, listed, folder], **QUIET)
+    return Fields(source, attribute, count, uploads, phrase, shared_base, table, folder, name, budget)
+
+
+def _folder_fields() -> gr.Dropdown:
+    """A set that is here already: its report, and its captions to be changed."""
+    folder = gr.Dropdown([], label=strings.FOLDER, info=strings.FOLDER_HINT, filterable=False, elem_id="spf-folder")
+    report = gr.HTML("", elem_id="spf-folder-report")
+    with gr.Accordion(strings.CAPTIONS, open=False):
+        captions = gr.Dataframe(
+            headers=strings.CAPTION_HEADERS, column_count=3, type="array", interactive=True, wrap=True, static_columns=[0],
+            show_label=False, label=strings.CAPTIONS, buttons=[], max_height=320, elem_id="spf-captions")
+        save = gr.Button(strings.SAVE_CAPTIONS, size="sm", elem_id="spf-captions-save")
+
+    def look(name: str | None) -> list[Any]:
+        words, done = told(lambda: dataset_handlers.report(name))
+        return [words, dataset_handlers.captions(name) if done else []]
+
+    folder.input(look, [folder], [report, captions], **QUIET)
+    def keep(name: str | None, rows: list[list[str]]) -> str:
+        return told(lambda: dataset_handlers.save_captions(name, rows))[0]
+
+    save.click(keep, [folder, captions], [report], **QUIET)
+    return folder
 
 
 def _rendered_fields() -> tuple[gr.Dropdown, gr.Number]:
@@ -150,23 +173,25 @@ def _upload_fields() -> tuple[gr.File, gr.Textbox, gr.Textbox, gr.Dataframe]:
     return uploads, phrase, shared_base, table
 
 
-def _stage(start: gr.Button) -> View:
+def _stage(start: gr.Button) -> tuple[View, dict[str, gr.Button]]:
     nothing = gr.HTML(markup.steps(strings.TEACH_STEPS), elem_id="spf-no-run")
     with gr.Column(visible=False, elem_classes="spf-stage") as box:
-        with gr.Row(elem_classes="spf-run"):
-            progress = gr.HTML("", elem_id="spf-run")
-            cancel = gr.Button(strings.CANCEL, scale=0, min_width=90, elem_id="spf-run-cancel")
+        progress = gr.HTML("", elem_id="spf-run")
+        with gr.Row(elem_classes="spf-run") as requests:
+            buttons = {what: gr.Button(label, size="sm", scale=0, min_width=110, elem_id=f"spf-run-{what}")
+                       for what, label in strings.REQUESTS.items()}
+        resume = gr.Button(strings.RESUME, visible=False, elem_id="spf-run-resume")
         curve = gr.LinePlot(
             handlers.curve([]), x=strings.CURVE_STEP, y=strings.CURVE_VALUE, color=strings.CURVE_TERM,
             title=strings.CURVE, height=300, visible=False, buttons=[], elem_id="spf-curve")
         losses = gr.HTML("", elem_id="spf-losses")
         words = gr.HTML("", elem_id="spf-sample-words")
-        with gr.Row(visible=False, elem_classes="spf-pictures spf-samples") as samples:
+        with gr.Row(visible=False, elem_classes="spf-samples") as samples:
             pictures = _samples()
         tail = gr.Code(
             "", label=strings.LOG, language=None, interactive=False, visible=False, max_lines=20, elem_id="spf-log")
     timer = gr.Timer(1.0, active=False)
-    return View(nothing, box, progress, cancel, curve, losses, words, samples, *pictures, tail, timer, start)
+    return View(nothing, box, progress, requests, resume, curve, losses, words, samples, *pictures, tail, timer, start), buttons
 
 
 def _samples() -> list[gr.Image]:
@@ -179,8 +204,8 @@ def _wire_form(fields: Fields) -> None:
     """The name follows what is taught: it is suggested anew where that changes."""
     inputs = [fields.source, fields.attribute, fields.phrase]
     for listen in (fields.source.input, fields.attribute.input, fields.phrase.blur):
-        listen(handlers.suggested_name, inputs, [fields.name], **_QUIET)
-    fields.uploads.change(handlers.upload_table, [fields.uploads], [fields.table], **_QUIET)
+        listen(handlers.suggested_name, inputs, [fields.name], **QUIET)
+    fields.uploads.change(handlers.upload_table, [fields.uploads], [fields.table], **QUIET)
 
 
 def _wire_start(panel: TeachPanel, notice: gr.HTML, portrait: GeneratePanel) -> None:
@@ -216,7 +241,23 @@ def _wire_run(panel: TeachPanel, portrait: GeneratePanel) -> None:
     view.timer.tick(
         poll, [panel.watched, fields.model, fields.targets, panel.fields.name], outputs, show_progress="hidden",
         api_visibility="private", trigger_mode="once", concurrency_limit=4)
-    view.cancel.click(handlers.cancel, [panel.watched], None, **_QUIET)
+
+
+def _wire_requests(panel: TeachPanel, buttons: dict[str, gr.Button], notice: gr.HTML) -> None:
+    """Cancel, pause, save and sample are asked for; resume starts the process anew and goes on watching."""
+    def asking(what: str) -> Callable[[Watched], str]:
+        return lambda watched: told(lambda: handlers.ask(watched, what))[0]
+
+    def resume(watched: Watched) -> list[Any]:
+        words, done = told(lambda: handlers.resume(watched))
+        if not done:
+            return [words, gr.skip(), gr.skip()]
+        return [words, gr.Timer(active=True), gr.update(interactive=False)]
+
+    for what, button in buttons.items():
+        button.click(asking(what), [panel.watched], [notice], **QUIET)
+    view = panel.view
+    view.resume.click(resume, [panel.watched], [notice, view.timer, view.start], **QUIET)
 
 
 def _followed(watched: Watched) -> RunView | None:
@@ -233,7 +274,7 @@ def _handed(view: RunView, model: str, payload: Any, name: str) -> list[Any]:
     """What a new customization changes: it is chosen on the Portrait tab, and its name is no longer free."""
     if view.taught is None:
         return [gr.skip()] * 3
-    targets = generate_handlers.targets_for(view.taught, list(chips.targets_of(payload)))
+    targets = generate_handlers.targets_for(view.taught, chips.chips_of(payload))
     return [gr.update(choices=catalog.customization_choices(model), value=view.taught),
             chips.value(targets, catalog.phrases(view.taught)), catalog.free_name(name) if name else gr.skip()]
 
@@ -249,4 +290,4 @@ def opened(panel: TeachPanel, demo: gr.Blocks) -> None:
         return [*shown, handlers.suggested_name(source, attribute, phrase)]
 
     demo.load(attach, [panel.watched, fields.source, fields.attribute, fields.phrase],
-              [*view.all(), fields.name], **_QUIET)
+              [*view.all(), fields.name], **QUIET)

@@ -7,14 +7,8 @@ import torch
 from PIL import Image
 
 from spf.metrics.base import summarise
-from spf.metrics.preservation import (
-    NO_OUTSIDE,
-    FeaturePollution,
-    PixelPollution,
-    mean_absolute_difference,
-    metrics,
-    resized_map,
-)
+from spf.metrics.pixels import mean_absolute_difference, resized_map
+from spf.metrics.preservation import NO_OUTSIDE, FeaturePollution, PixelPollution, metrics
 
 
 @pytest.fixture

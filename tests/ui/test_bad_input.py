@@ -1,6 +1,9 @@
 """Every bad input of the page and of app.py: one sentence with field and remedy, nothing run, nothing left."""
 
+import io
 import socket
+import struct
+import zlib
 from dataclasses import replace
 
 import fakes
@@ -11,11 +14,12 @@ import app
 from spf.errors import InvalidInput, ModelNotFound, SpfError
 from spf.jobs import store
 from spf.ui import generate_handlers, markup, strings, teach_handlers
+from spf.ui.chips import Chip
 from spf.ui.generate_handlers import Form
 from spf.ui.session import Session
 from spf.ui.teach_handlers import UPLOADED, TeachForm
 
-FORM = Form(base_text="a person, with red hair", targets=("a winter hat",), seed="7", customization="winter-hat")
+FORM = Form(base_text="a person, with red hair", targets=(Chip("a winter hat"),), seed="7", customization="winter-hat")
 TEACH = TeachForm(attribute="turban", count=9, name="turban", budget="quick")
 
 GENERATE = [
@@ -23,12 +27,12 @@ GENERATE = [
     ({"base_text": " ,. \n"}, strings.BASE_TEXT, "is empty"),
     ({"base_text": None}, strings.BASE_TEXT, "is empty"),
     ({"base_text": "x" * 100_000}, strings.BASE_TEXT, "too long (100,000 characters)"),
-    ({"targets": ("x" * 100_000,)}, strings.TARGETS, "too long (100,000 characters)"),
-    ({"targets": ("A person, with red hair.",)}, strings.TARGETS, "equals base_text"),
-    ({"targets": ("a hat", "A  hat")}, strings.TARGETS, "same phrase twice"),
-    ({"targets": (" , ",)}, strings.TARGETS, "empty phrase"),
-    ({"targets": (7,)}, strings.TARGETS, "string"),
-    ({"targets": tuple(f"hat {i}" for i in range(17))}, strings.TARGETS, "16"),
+    ({"targets": (Chip("x" * 100_000),)}, strings.TARGETS, "too long (100,000 characters)"),
+    ({"targets": (Chip("A person, with red hair."),)}, strings.TARGETS, "equals base_text"),
+    ({"targets": (Chip("a hat"), Chip("A  hat"))}, strings.TARGETS, "same phrase twice"),
+    ({"targets": (Chip(" , "),)}, strings.TARGETS, "empty phrase"),
+    ({"targets": (Chip(7),)}, strings.TARGETS, "string"),
+    ({"targets": tuple(Chip(f"hat {i}") for i in range(17))}, strings.TARGETS, "16"),
     ({"seed": ""}, strings.SEED, "must be a number, for example 7"),
     ({"seed": None}, strings.SEED, "must be a number"),
     ({"seed": "abc"}, strings.SEED, "must be a number, for example 7 (got 'abc')"),
@@ -48,7 +52,7 @@ GENERATE = [
     ({"model": "gpt"}, strings.MODEL, "choose one of"),
     ({"model": "../../etc/passwd"}, strings.MODEL, ""),
     ({"model": ""}, strings.MODEL, strings.NO_CHOICE),
-    ({"customization": "../x"}, strings.CUSTOMIZATION, "lower-case letters"),
+    ({"customization": "../x"}, strings.CUSTOMIZATION, "is no name of a customization"),
 ]
 
 
@@ -64,8 +68,8 @@ def test_generate_refuses_in_one_sentence_and_leaves_the_rest_alone(service, cha
     assert 'role="alert"' in notice and f"<p>{label}: " in notice and words in notice
     assert len(notice) < 400, "a sentence, not the 100,000 characters"
     assert screens[-1].busy is False
-    assert all(screen.original is None and screen.strip is None for screen in screens)
-    assert service.requests == [] and session.results == []
+    assert all(screen.panes is None and screen.timeline is None for screen in screens)
+    assert service.requests == [] and session.timeline.steps() == []
 
 
 def test_an_unknown_customization_is_refused_by_the_service_and_shown(monkeypatch):
@@ -122,6 +126,14 @@ def test_teach_refuses_in_one_sentence_and_writes_nothing(training, spf_home, ch
     assert f"<p>{label}: " in notice and words in notice
 
 
+def claiming(width: int, height: int) -> bytes:
+    """A small PNG whose header says that it is large."""
+    stream = io.BytesIO()
+    Image.new("L", (8, 8)).save(stream, "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + stream.getvalue()[24:29]
+    return stream.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + stream.getvalue()[33:]
+
+
 def test_every_bad_picture_is_named_with_its_remedy(training, spf_home, tmp_path):
     training()
     (tmp_path / "text.png").write_bytes(b"not a picture")
@@ -130,7 +142,7 @@ def test_every_bad_picture_is_named_with_its_remedy(training, spf_home, tmp_path
     Image.new("RGB", (200, 200)).save(tmp_path / "good.png")
     cut = (tmp_path / "good.png").read_bytes()[:-30]
     (tmp_path / "cut.png").write_bytes(cut)
-    Image.new("1", (60_000, 60_000)).save(tmp_path / "huge.png")
+    (tmp_path / "huge.png").write_bytes(claiming(60_000, 60_000))
     names = ("text.png", "empty.jpg", "tiny.png", "cut.png", "huge.png", "good.png")
     form = replace(TEACH, source=UPLOADED, phrase="a hat", shared_base="a person",
                    uploads=tuple(str(tmp_path / name) for name in names))

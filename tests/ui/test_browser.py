@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,21 +107,27 @@ def add_phrase(page: Page, phrase: str) -> None:
 
 
 def phrases(page: Page) -> list[str]:
-    return page.locator(".spf-chip input").evaluate_all("fields => fields.map(field => field.value)")
+    return page.locator(".spf-chip-text").evaluate_all("fields => fields.map(field => field.value)")
 
 
 def generate(page: Page, results: int) -> None:
-    """Press Generate, and wait for the result that makes `results` in the strip."""
+    """Press Generate, and wait for the result that makes `results` in the timeline."""
     page.locator("#spf-generate").click()
-    expect(page.locator("#spf-strip .thumbnail-item")).to_have_count(results, timeout=3 * PATIENCE)
+    drawn(page, results)
+
+
+def drawn(page: Page, results: int) -> None:
+    """Wait until the timeline has so many steps and nothing is under way."""
+    expect(page.locator(".spf-step")).to_have_count(results, timeout=3 * PATIENCE)
     expect(page.locator("#spf-generate")).to_be_enabled()
     expect(page.locator("#spf-status .spf-metrics")).to_be_visible()
 
 
 def picture(page: Page, name: str) -> np.ndarray:
-    """The pixels that a picture of the page shows, (H, W, 3)."""
-    source = page.locator(f"#spf-{name} img").get_attribute("src")
-    return np.asarray(Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB"), float)
+    """The pixels that a picture of the page shows, (H, W, 3): a pane of the viewer, or a sample of the Teach tab."""
+    source = page.locator(f'[data-pane="{name}"]:visible, #spf-{name} img').first.evaluate("image => image.src")
+    data = base64.b64decode(source.partition(",")[2]) if source.startswith("data:") else page.request.get(source).body()
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float)
 
 
 def refused(page: Page, where: str, *words: str) -> None:
@@ -153,13 +161,14 @@ def test_generate_teach_and_generate_with_what_was_taught(page):
     tab(page, strings.TAB_PORTRAIT)
     expect(field(page, "customization")).to_have_value("eyepatch")
     if phrases(page) != ["an eyepatch"]:  # a phrase that was typed is never replaced
-        page.locator(".spf-chip button").first.click()
+        page.locator("#spf-live input").uncheck()
+        page.locator(".spf-chip-remove").first.click()
         page.locator(".spf-chip-known button", has_text="an eyepatch").click()
     generate(page, 2)
     assert picture(page, "overlay").std(axis=(0, 1)).max() > 5
 
-    page.locator("#spf-strip .thumbnail-item").nth(1).click()
-    expect(page.locator(".spf-chip input").first).to_have_value("a winter hat")
+    page.locator(".spf-step-open").first.click()
+    expect(page.locator(".spf-chip-text").first).to_have_value("a winter hat")
     expect(field(page, "customization")).not_to_have_value("eyepatch")
 
 
@@ -180,7 +189,8 @@ def test_bad_input_is_answered_in_words_and_the_form_is_kept(page, tmp_path):
     page.locator("#spf-generate").click()
     refused(page, "#spf-notice", "Target phrases: equals base_text")
 
-    page.locator(".spf-chip button").last.click()
+    page.locator(".spf-chip-remove").last.click()
+    page.locator("#spf-more button").first.click()
     for name, value, label in (("seed", "abc", "Seed: must be a number"), ("steps", "0", "Steps: "), (
             "guidance", "-3", "Guidance: "), ("map-steps", "", "Map steps: must be a number")):
         kept = field(page, name).input_value()
@@ -190,7 +200,7 @@ def test_bad_input_is_answered_in_words_and_the_form_is_kept(page, tmp_path):
         expect(field(page, name)).to_have_value(value)
         field(page, name).fill(kept)
     expect(field(page, "base-text")).to_have_value("a person in a red hat")
-    expect(page.locator("#spf-strip")).to_be_hidden()
+    expect(page.locator(".spf-timeline")).to_be_hidden()
 
     tab(page, strings.TAB_TEACH)
     page.get_by_text(strings.SOURCE_UPLOAD, exact=True).click()
@@ -212,13 +222,71 @@ def test_phrases_are_added_swapped_and_removed(page, service):
     assert phrases(page) == ["a winter hat"]
     page.locator(".spf-chip-known button", has_text="a warm winter hat").click()
     add_phrase(page, "  a   green parrot ")
-    page.locator(".spf-chip input").nth(0).fill("a turban")
-    page.locator(".spf-chip input").nth(0).press("Enter")
+    page.locator(".spf-chip-text").nth(0).fill("a turban")
+    page.locator(".spf-chip-text").nth(0).press("Enter")
     page.get_by_role("button", name="Remove a warm winter hat").click()
     page.locator(".spf-chip-add").fill("<b>bold</b> ${1+1} {{value}}")  # left without Enter, as people do
     generate(page, 1)
     assert service.requests[0].target_texts == ("a turban", "a green parrot", "<b>bold</b> ${1+1} {{value}}")
     assert phrases(page) == list(service.requests[0].target_texts)
+
+
+def test_five_steps_with_undo_branch_comparison_and_a_reload(page, service, served):
+    """Every change of the phrases is drawn at once, from the same seed, and nothing of it is lost."""
+    generate(page, 1)
+    add_phrase(page, "a turban")
+    drawn(page, 2)
+    page.get_by_role("button", name="Weight of a turban").click()
+    page.get_by_role("slider", name="Weight of a turban").fill("1.5")
+    drawn(page, 3)
+    page.get_by_role("button", name="Move up a turban").click()
+    drawn(page, 4)
+    page.get_by_role("checkbox", name="Use a winter hat").uncheck()
+    drawn(page, 5)
+    last = service.requests[-1]
+    assert (last.target_texts, last.target_weights, last.seed) == (("a turban",), (1.5,), service.requests[0].seed)
+
+    page.get_by_role("button", name=strings.UNDO).click()
+    expect(page.locator(".spf-current")).to_contain_text("order: a turban, a winter hat")
+    page.get_by_role("button", name=strings.REDO).click()
+    expect(page.locator(".spf-current")).to_contain_text("− a winter hat")
+    page.locator(".spf-step-open").nth(1).click()
+    expect(page.locator(".spf-current")).to_contain_text("+ a turban")
+    assert phrases(page) == ["a winter hat", "a turban"]
+    add_phrase(page, "an eyepatch")
+    drawn(page, 6)
+    expect(page.locator(".spf-branch")).to_have_count(1)
+
+    page.locator(".spf-step-pin").nth(0).click()
+    page.locator('[data-slot="a"] select').select_option("pinned")
+    expect(page.locator('[data-slot="a"] img')).to_have_attribute("data-pane", "pinned")
+    page.get_by_role("button", name="Slider").click()
+    expect(page.locator(".spf-split")).to_be_visible()
+    page.get_by_role("button", name=strings.ZOOM_IN).click()
+    assert len(set(page.locator(".spf-frame img").evaluate_all("all => all.map(one => one.style.transform)"))) == 1
+    with page.expect_download() as download:
+        page.get_by_role("button", name=strings.CHAIN).click()
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.width == 16 + 4 * (256 + 16)
+
+    page.goto(served)
+    expect(page.locator(".spf-step")).to_have_count(6)
+    expect(page.locator(".spf-current")).to_contain_text("+ an eyepatch")
+    expect(page.locator(".spf-chip")).to_have_count(3)
+    assert len(service.requests) == 6
+
+
+def test_a_dropped_picture_restores_the_form(page, spf_home):
+    generate(page, 1)
+    saved = next((spf_home / "outputs").glob("*/*/customized.png"))
+    field(page, "seed").fill("99")
+    page.locator(".spf-chip-remove").first.click()
+    drawn(page, 2)
+    page.locator("#spf-more button").first.click()
+    page.locator("#spf-restore input[type=file]").set_input_files(saved)
+    expect(page.locator("#spf-notice")).to_contain_text(strings.RESTORED)
+    expect(field(page, "seed")).to_have_value("3")
+    assert phrases(page) == ["a winter hat"]
 
 
 def test_looking_at_maps_does_not_run_the_model(page, service):
@@ -231,10 +299,11 @@ def test_looking_at_maps_does_not_run_the_model(page, service):
     field(page, "step").press("Enter")
     expect(page.locator("#spf-caption")).to_contain_text("step 12 of 20")
     expect(page.locator("#spf-mean input")).not_to_be_checked()
-    source = page.locator("#spf-overlay img").get_attribute("src")
+    overlay = page.locator('[data-pane="overlay"]')
+    source = overlay.get_attribute("src")
     field(page, "opacity").fill("0")
     field(page, "opacity").press("Enter")
-    expect(page.locator("#spf-overlay img")).not_to_have_attribute("src", source)
+    expect(overlay).not_to_have_attribute("src", source)
     assert np.array_equal(picture(page, "overlay"), picture(page, "customized"))
     assert picture(page, "overlay").tobytes() not in seen
     assert len(service.requests) == 1
@@ -272,10 +341,10 @@ def test_two_pages_show_nothing_of_one_another(page, browser, served):
     other = context.new_page()
     other.set_default_timeout(PATIENCE)
     open_page(other, served)
-    expect(other.locator("#spf-strip")).to_be_hidden()
+    expect(other.locator(".spf-timeline")).to_be_hidden()
     field(other, "seed").fill("99")
     generate(other, 1)
-    expect(page.locator("#spf-strip .thumbnail-item")).to_have_count(1)
+    expect(page.locator(".spf-step")).to_have_count(1)
     expect(page.locator("#spf-status")).to_contain_text("seed 11")
     context.close()
 
@@ -287,3 +356,105 @@ def test_nothing_is_wider_than_the_window(page, width):
     for name in (strings.TAB_TEACH, strings.TAB_PORTRAIT):
         tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_inspector_explains_a_result_without_asking_the_model(page, service):
+    tab(page, strings.TAB_INSPECT)
+    expect(page.locator(".spf-inspector-empty")).to_be_visible()
+    tab(page, strings.TAB_PORTRAIT)
+    generate(page, 1)
+    tab(page, strings.TAB_INSPECT)
+    expect(page.locator('[data-part="name"]')).to_contain_text("SFCM")
+    expect(page.locator('[data-part="ranking"] li').first).to_contain_text("0.9")
+    page.locator('.spf-map-card[data-map="target_maps:0"]').click()
+    expect(page.locator(".spf-inspect-prompt mark")).to_have_text("a winter hat")
+    before = page.locator('[data-part="canvas"]').evaluate("canvas => canvas.toDataURL()")
+    page.locator('[data-part="threshold"]').fill("0.5")
+    assert page.locator('[data-part="canvas"]').evaluate("canvas => canvas.toDataURL()") != before
+    shared = page.locator('.spf-map-card[data-map="without:1"] canvas').evaluate("canvas => canvas.toDataURL()")
+    page.get_by_label(strings.INSPECT["shared"]).uncheck()
+    assert page.locator('.spf-map-card[data-map="without:1"] canvas').evaluate("canvas => canvas.toDataURL()") != shared
+    page.locator('[data-part="step"]').fill("2")
+    expect(page.locator('[data-part="when"]')).to_contain_text("step 8, t = ")
+    with page.expect_download() as download:
+        page.locator('[data-part="npz"]').click()
+    with np.load(download.value.path()) as maps:
+        assert maps["sfcm"].shape == (5, 16, 16)
+    assert len(service.requests) == 1
+
+
+def test_a_blind_comparison_from_the_pairs_to_the_rates(page, spf_home):
+    fakes.add_customization(spf_home / "customizations", "turban", "a turban")
+    tab(page, strings.TAB_COMPARE)
+    for which, name in (("first", "winter-hat"), ("second", "turban")):
+        page.locator(f"#spf-compare-{which} input").click()
+        page.get_by_role("option", name=name).click()
+    field(page, "compare-target").fill("a winter hat")
+    field(page, "compare-count").fill("2")
+    page.locator("#spf-compare-begin").click()
+    for pair in (1, 2):
+        expect(page.locator("#spf-compare-words")).to_contain_text(f"Pair {pair} of 2")
+        for question in ("consistency", "responsiveness", "preference"):
+            page.locator(f"#spf-compare-{question}").get_by_text("Left", exact=True).click()
+        page.locator("#spf-compare-next").click()
+    expect(page.locator("#spf-compare-results")).to_contain_text("winter-hat better")
+
+
+NAMES_AND_CONTRAST = """() => {
+  const found = [], visible = (node) => node.checkVisibility({ visibilityProperty: true }) && node.getClientRects().length;
+  const named = (node) => node.getAttribute('aria-label') || node.innerText || node.title || node.placeholder
+    || [...(node.labels ?? [])].map((label) => label.innerText).join('') || node.getAttribute('aria-labelledby');
+  for (const node of document.querySelectorAll('button, a[href], input, select, textarea')) {
+    if (visible(node) && !named(node)?.trim()) found.push(`no name: ${node.outerHTML.slice(0, 160)}`);
+  }
+  for (const image of document.images) {
+    if (visible(image) && image.getAttribute('alt') === null) found.push(`no alt: ${image.src.slice(0, 160)}`);
+  }
+  const canvas = new OffscreenCanvas(1, 1), brush = canvas.getContext('2d', { willReadFrequently: true });
+  const paint = (color) => { brush.fillStyle = color; brush.fillRect(0, 0, 1, 1); };
+  const light = () => [0.2126, 0.7152, 0.0722].reduce((sum, weight, channel) => {
+    const one = brush.getImageData(0, 0, 1, 1).data[channel] / 255;
+    return sum + weight * (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  for (const node of document.querySelectorAll('[class*="spf-"], [class*="spf-"] *, label span')) {
+    const says = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (!says || !visible(node) || node.closest(':disabled, option, .spf-step-open')) continue;
+    paint('white');
+    const parents = [];
+    for (let one = node; one; one = one.parentElement) parents.unshift(one);
+    parents.forEach((one) => paint(getComputedStyle(one).backgroundColor));
+    const ground = light();
+    paint(getComputedStyle(node).color);
+    const ratio = (Math.max(ground, light()) + 0.05) / (Math.min(ground, light()) + 0.05);
+    if (ratio < 4.5) found.push(`contrast ${ratio.toFixed(1)}: ${node.textContent.trim().slice(0, 60)}`);
+  }
+  return found;
+}"""
+
+
+def test_every_view_has_names_and_contrast_in_both_themes(page):
+    generate(page, 1)
+    for name in (strings.TAB_PORTRAIT, strings.TAB_INSPECT, strings.TAB_TEACH, strings.TAB_LIBRARY, strings.TAB_COMPARE):
+        tab(page, name)
+        for _ in range(2):
+            page.get_by_role("button", name=strings.TOGGLE_THEME).click()
+            page.wait_for_timeout(400)  # colours fade over
+            assert page.evaluate(NAMES_AND_CONTRAST) == [], name
+
+
+def test_the_keyboard_and_the_first_visit(page, service):
+    expect(page.locator(".spf-guide")).to_be_visible()
+    page.get_by_role("button", name=strings.GUIDE_DONE).click()
+    expect(page.locator(".spf-guide")).to_be_hidden()
+    field(page, "base-text").press("Control+Enter")
+    drawn(page, 1)
+    add_phrase(page, "a turban")
+    drawn(page, 2)
+    page.locator("h1").click()
+    page.keyboard.press("Control+z")
+    expect(page.locator(".spf-current")).to_contain_text("seed 3")
+    page.keyboard.press("?")
+    expect(page.locator(".spf-keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+    expect(page.locator('[data-part="name"]')).to_contain_text("SFCM")

@@ -11,7 +11,8 @@ from PIL import Image
 from spf.config import REPOSITORY
 from spf.ui import build, launch, strings
 
-ENDPOINTS = {"/generate", "/train", "/job", "/cancel", "/customizations", "/history"}
+ENDPOINTS = {f"/{name}" for name in (
+    "generate inspect train jobs job cancel resume customizations history export".split())}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_exactly_the_designed_endpoints_are_public(demo):
 
 def test_events_that_run_the_model_share_one_queue(demo):
     running = [fn for fn in demo.fns.values() if fn.concurrency_id == "device"]
-    assert len(running) == 2 and all(fn.concurrency_limit == 1 for fn in running)
+    assert len(running) == 5 and all(fn.concurrency_limit == 1 for fn in running)
 
 
 def test_every_text_of_the_page_comes_from_the_strings(demo):
@@ -78,10 +79,15 @@ def test_the_api_through_the_real_client(client, service, spf_home):
     assert set(result["files"]) == {"original", "customized", "sfcm", "maps"}
     assert client.predict(api_name="/history")["results"][0]["request"] == result["request"]
 
+    seen = client.predict(result_id=result["id"], api_name="/inspect")
+    assert [entry["key"] for entry in seen["maps"]][:2] == ["soft_map", "without:0"] and len(seen["steps"]) == 5
+    assert seen["maps"][0]["values"][0]["high"] > 0.9 and set(seen["files"]) == {"original", "customized", "sfcm", "maps"}
+
     run = client.predict(attribute="neon", name="neon", count=8, api_name="/train")
     assert run["name"] == "neon" and "8 usable pictures" in run["report"]
     assert client.predict(run_id=run["run_id"], api_name="/job")["run_id"] == run["run_id"]
     assert client.predict(run_id=run["run_id"], api_name="/cancel")["run_id"] == run["run_id"]
+    assert [one["run_id"] for one in client.predict(api_name="/jobs")["jobs"]] == [run["run_id"]]
 
 
 def test_pictures_of_the_api_can_be_fetched_and_other_files_cannot(client, spf_home):
@@ -109,6 +115,12 @@ def test_pictures_of_the_api_can_be_fetched_and_other_files_cannot(client, spf_h
     ("/train", {"attribute": "neon", "name": "../x"}, "lower-case letters"),
     ("/job", {"run_id": "../../etc"}, "does not exist"),
     ("/cancel", {"run_id": "nothing"}, "does not exist"),
+    ("/resume", {"run_id": "nothing"}, "does not exist"),
+    ("/inspect", {"result_id": "../../customizations"}, "is not the id of a saved result"),
+    ("/inspect", {"result_id": "2026-01-01/000000-7"}, "is not the id of a saved result"),
+    ("/export", {"name": "nothing"}, "does not exist"),
+    ("/export", {"name": "winter-hat", "format": "ckpt"}, "choose one of"),
+    ("/generate", {"base_text": "a person", "target_texts": ["a hat"], "target_weights": [9]}, "less than or equal to 2"),
 ])
 def test_the_api_refuses_with_the_same_sentences(client, endpoint, arguments, words):
     with pytest.raises(AppError, match=words):

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import time
+from dataclasses import asdict, replace
 
 import fakes
 import pytest
@@ -14,10 +15,12 @@ from spf.generation.request import GenerationResult
 from spf.method.phrases import join_prompt
 from spf.ui import generate_handlers as handlers
 from spf.ui import live, strings
+from spf.ui.chips import Chip
 from spf.ui.generate_handlers import Form
 from spf.ui.session import Look, Session
+from spf.ui.show import Screen
 
-FORM = Form(base_text="a person, with red hair", targets=("a winter hat",), customization="winter-hat", seed="7",
+FORM = Form(base_text="a person, with red hair", targets=(Chip("a winter hat"),), customization="winter-hat", seed="7",
             steps=10, guidance=4.0, map_steps=5)
 
 
@@ -26,15 +29,19 @@ def session() -> Session:
     return Session()
 
 
-def run(service, session: Session, form: Form = FORM) -> list[handlers.Screen]:
+def run(service, session: Session, form: Form = FORM) -> list[Screen]:
     return list(handlers.generate(service, form, session))
+
+
+def picture(screen: Screen, name: str):
+    return screen.pane(name).picture
 
 
 def test_a_press_of_generate_is_busy_then_grows_then_ends(session, monkeypatch):
     monkeypatch.setattr(live, "HERTZ", 1000)
     screens = run(fakes.FakeService(0.02), session)
     assert screens[0].busy is True and screens[-1].busy is False
-    growing = [screen for screen in screens if screen.overlay is not None and screen.busy is None]
+    growing = [screen for screen in screens if screen.panes is not None and screen.busy is None]
     assert growing and all("Drawing: step" in screen.status for screen in growing)
     assert "step 2 of 10" in growing[0].caption
     assert "difference 3.1%" in screens[-1].status and "outside the SFCM n/a" in screens[-1].status
@@ -54,11 +61,11 @@ def test_a_fast_model_does_not_flood_the_page(session):
 
 def test_results_are_saved_with_the_settings_in_the_pictures(service, session, spf_home):
     screen = run(service, session)[-1]
-    assert screen.original.is_relative_to(spf_home / "outputs")
-    assert {path.name for path in screen.original.parent.iterdir()} == {
+    assert picture(screen, "original").is_relative_to(spf_home / "outputs")
+    assert {path.name for path in picture(screen, "original").parent.iterdir()} == {
         "original.png", "customized.png", "sfcm.png", "maps.npz", "result.json"}
-    assert read_request(screen.customized) == service.requests[0]
-    assert json.loads((screen.original.parent / "result.json").read_text())["request"]["seed"] == 7
+    assert read_request(picture(screen, "customized")) == service.requests[0]
+    assert json.loads((picture(screen, "original").parent / "result.json").read_text())["request"]["seed"] == 7
 
 
 def test_looking_differently_does_not_run_the_model(service, session):
@@ -66,8 +73,7 @@ def test_looking_differently_does_not_run_the_model(service, session):
     screens = [handlers.redraw(session, look) for look in (
         Look(opacity=0.2), Look(map="soft_map"), Look(map="target_maps:0", mean=False, step=2))]
     assert len(service.requests) == 1
-    assert len({screen.overlay.tobytes() for screen in screens}) == 3
-    assert all(screen.original is None for screen in screens)
+    assert len({picture(screen, "overlay").tobytes() for screen in screens}) == 3
 
 
 def test_the_chosen_look_holds_for_the_next_result(service, session):
@@ -87,11 +93,11 @@ def test_cancel_ends_the_generation_and_frees_the_button(session):
     screens = []
     for screen in handlers.generate(service, FORM, session):
         screens.append(screen)
-        if screen.overlay is not None:
+        if screen.panes is not None:
             handlers.cancel(session)
     assert screens[-1].busy is False and strings.CANCELLED in screens[-1].notice
     assert strings.STATUS_UNFINISHED in screens[-1].status
-    assert session.results == []
+    assert session.timeline.steps() == []
 
 
 def test_cancelling_before_the_first_picture_keeps_the_earlier_result_on_show(session):
@@ -100,7 +106,7 @@ def test_cancelling_before_the_first_picture_keeps_the_earlier_result_on_show(se
     next(generation)
     handlers.cancel(session)
     assert "difference 3.1%" in list(generation)[-1].status
-    assert session.current is session.results[0]
+    assert session.current.step == session.timeline.current()
 
 
 def test_closing_the_page_stops_the_model(session):
@@ -115,7 +121,7 @@ def test_closing_the_page_stops_the_model(session):
 
     generation = handlers.generate(Watching(0.05), FORM, session)
     for screen in generation:
-        if screen.overlay is not None:
+        if screen.panes is not None:
             break
     generation.close()
     until = time.monotonic() + 10
@@ -124,34 +130,56 @@ def test_closing_the_page_stops_the_model(session):
     assert stopped == [True]
 
 
-def test_a_click_in_the_strip_restores_form_and_pictures(service, session):
-    run(service, session)
-    run(service, session, Form(**{**vars(FORM), "seed": "8", "targets": ("a turban",)}))
-    assert [caption for _, caption in handlers.strip(session)] == ["a turban · seed 8", "a winter hat · seed 7"]
-    form, screen = handlers.restore(session, 1)
-    assert form == FORM
-    assert screen.original == session.results[1].picture("original")
-    assert "seed 7" in screen.status and screen.notice == ""
-
-
-def test_a_deleted_customization_is_said_when_its_result_comes_back(service, session):
-    run(service, session, Form(**{**vars(FORM), "customization": "gone"}))
-    form, screen = handlers.restore(session, 0)
-    assert form.customization == "" and "'gone'" in screen.notice.replace("&#x27;", "'")
-
-
 def test_pages_share_nothing(service):
     first = Session()
     run(service, first)
     second = copy.deepcopy(first)  # what gr.State does for a new page
-    assert len(first.results) == 1 and second.results == [] and second.stop is not first.stop
+    assert len(first.timeline.steps()) == 1 and second.timeline.steps() == [] and second.stop is not first.stop
 
 
-def test_the_strip_is_bounded(service, session, monkeypatch):
-    monkeypatch.setattr("spf.ui.session.RESULTS_KEPT", 2)
-    for seed in range(3):
-        run(service, session, Form(**{**vars(FORM), "seed": seed}))
-    assert [kept.result.request.seed for kept in session.results] == [2, 1]
+def test_a_change_is_drawn_at_once_only_where_there_is_something_new(service, session):
+    assert not handlers.wants_redraw(session, FORM, True), "nothing was drawn yet"
+    run(service, session)
+    heavier = replace(FORM, targets=(Chip("a winter hat", 1.5),))
+    assert handlers.wants_redraw(session, heavier, True) and not handlers.wants_redraw(session, heavier, False)
+    assert not handlers.wants_redraw(session, FORM, True), "the same request"
+    assert handlers.wants_redraw(session, replace(FORM, targets=(Chip("a person, with red hair"),)), True), "to say why not"
+
+
+def test_a_generation_that_a_change_replaces_ends_without_a_word(session):
+    generation = handlers.generate(fakes.FakeService(0.2), FORM, session)
+    next(generation)
+    handlers.supersede(session)
+    assert list(generation)[-1].notice == ""
+
+
+def test_weights_and_switched_off_phrases_reach_the_request(service, session):
+    run(service, session, replace(FORM, targets=(Chip("a hat", 0.5), Chip("a scarf", 2, on=False), Chip("a tie"))))
+    request = service.requests[0]
+    assert request.target_texts == ("a hat", "a tie") and request.target_weights == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("weight", [-1, 2.5, float("nan"), "much", None, [1], 1e400])
+def test_weights_that_cannot_be_used_are_said(service, session, weight):
+    screen = run(service, session, replace(FORM, targets=(Chip("a hat", weight),)))[-1]
+    assert strings.TARGETS in screen.notice and service.requests == []
+
+
+def test_the_browser_gives_back_what_it_was_given():
+    form = replace(FORM, targets=(Chip("a hat", 0.5, on=False),))
+    kept = json.loads(json.dumps({"timeline": "0" * 32, "form": asdict(form)}))
+    assert handlers.remembered(kept) == ("0" * 32, form)
+
+
+@pytest.mark.parametrize("stored", [
+    None, 7, [], {}, {"form": 3}, {"form": {"x": 1}}, {"form": {"targets": [{"y": 1}]}}, {"timeline": "../x", "form": {}}])
+def test_what_another_page_left_in_the_browser_is_ignored(stored):
+    assert handlers.remembered(stored) == (None, None)
+
+
+def test_the_first_form_has_a_customization_and_its_phrase():
+    first = handlers.first_form(Form(base_text="a person"))
+    assert (first.customization, first.targets) == ("winter-hat", (Chip("a winter hat"),))
 
 
 def failing(error: Exception):
@@ -183,7 +211,7 @@ def test_a_full_disk_does_not_lose_the_result(service, session, monkeypatch):
     monkeypatch.setattr(handlers, "save_result", refuse)
     screen = run(service, session)[-1]
     assert "No space left on device" in screen.notice and screen.busy is False
-    assert screen.original is session.results[0].result.original
+    assert picture(screen, "original") is session.current.result.original
 
 
 def test_phrases_that_did_not_fit_are_named(session):
@@ -204,14 +232,14 @@ def test_dice_give_a_seed_that_the_form_accepts():
 
 def test_phrases_follow_the_customization_unless_the_user_wrote_one(shipped):
     fakes.add_customization(shipped, "neon", "neon style")
-    assert handlers.targets_for("neon", ["a winter hat"]) == ["neon style"]
-    assert handlers.targets_for("neon", []) == ["neon style"]
-    assert handlers.targets_for("neon", ["a green parrot"]) == ["a green parrot"]
-    assert handlers.targets_for("", ["a winter hat"]) == ["a winter hat"]
+    assert handlers.targets_for("neon", (Chip("a winter hat", 1.2),)) == (Chip("neon style"),)
+    assert handlers.targets_for("neon", ()) == (Chip("neon style"),)
+    assert handlers.targets_for("neon", (Chip("a green parrot"),)) == (Chip("a green parrot"),)
+    assert handlers.targets_for("", (Chip("a winter hat"),)) == (Chip("a winter hat"),)
 
 
 def test_whatever_a_person_wrote_is_escaped(service, session):
-    form = Form(**{**vars(FORM), "targets": ("<img src=x onerror=alert(1)>",)})
+    form = Form(**{**vars(FORM), "targets": (Chip("<img src=x onerror=alert(1)>"),)})
     run(service, session, form)
     screen = handlers.redraw(session, Look(map="target_maps:0"))
     assert "<img" not in screen.caption and "&lt;img" in screen.caption

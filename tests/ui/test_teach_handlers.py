@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from spf.data.records import read_folder
-from spf.errors import TrainingError
+from spf.errors import SpfError, TrainingError
 from spf.jobs import store
-from spf.ui import catalog
+from spf.pocket.dataset import render_folder
+from spf.ui import catalog, strings
 from spf.ui import teach_handlers as handlers
-from spf.ui.teach_handlers import UPLOADED, RunView, TeachForm, Watched
+from spf.ui.teach_handlers import FOLDER, UPLOADED, RunView, TeachForm, Watched
 
 FORM = TeachForm(attribute="turban", count=9, name="turban", budget="quick")
 
@@ -45,7 +46,7 @@ def test_a_run_is_followed_in_words_curve_and_pictures(training):
     assert any("Stage 1, fine-tuning, step" in view.detail and "left" in view.detail for view in views)
     last = views[-1]
     assert (last.headline, last.share, last.taught) == ("'turban' is taught", 1.0, "turban")
-    assert set(last.curve["term"]) == {"diffusion", "text alignment", "fine alignment", "enhancement"}
+    assert set(last.curve["term"]) == set(strings.TERMS.values())
     assert "diffusion 0.2" in last.losses
     samples = [view.sample for view in views if view.sample]
     assert 1 <= len(samples) <= 4, "a sample that was shown is not sent again"
@@ -89,7 +90,7 @@ def test_cancel_is_told_at_once_and_ends_the_run(training):
     training(steps=2000, seconds_per_step=0.02)
     run, _ = handlers.start(FORM)
     watched = Watched(run.id, announced=False)
-    handlers.cancel(watched)
+    handlers.ask(watched, "cancel")
     last = follow_to_the_end(watched)[-1]
     assert last.headline == "Teaching 'turban' was cancelled" and not last.failed
     assert "turban" not in catalog.customizations()
@@ -109,7 +110,7 @@ def test_a_second_run_is_refused_by_name_and_leaves_no_pictures(training, spf_ho
     with pytest.raises(TrainingError, match=run.id):
         handlers.start(TeachForm(attribute="neon", count=9, name="neon", budget="quick"))
     assert len(list((spf_home / "datasets").iterdir())) == 1
-    handlers.cancel(Watched(run.id))
+    handlers.ask(Watched(run.id), "cancel")
     follow_to_the_end(Watched(run.id))
 
 
@@ -131,14 +132,15 @@ def test_uploads_take_their_own_text_or_the_shared_one(training, tmp_path):
 
 def test_the_curve_shows_every_term_as_a_share_of_its_start():
     lines = [{"step": step, "stage": "stage1", "loss": 9.0, "diff_loss": 4.0 / (step + 1)} for step in range(3)]
-    curve = handlers.curve([*lines, {"step": 3, "text_loss": 0.001, "lr": 1.0}])
+    curve = handlers.curve([*lines, {"step": 3, "text_loss": 0.001, "lr": 1.0}]).dropna()
     assert curve[curve["term"] == "diffusion"]["share"].round(3).tolist() == [1.0, 0.5, 0.333]
     assert curve[curve["term"] == "text alignment"]["share"].tolist() == [1.0]
-    assert len(handlers.curve([])) == 0
+    assert set(handlers.curve([])["term"]) == set(strings.TERMS.values()), "a plot shows what its first data names"
+    assert handlers.curve([])["share"].isna().all()
 
 
 def test_a_long_run_is_averaged_to_a_bounded_curve():
-    curve = handlers.curve([{"step": step, "diff_loss": float(step % 2 + 1)} for step in range(10_000)])
+    curve = handlers.curve([{"step": step, "diff_loss": float(step % 2 + 1)} for step in range(10_000)]).dropna()
     assert len(curve) <= handlers.CURVE_POINTS + 1
     assert curve["share"].between(0.98, 1.02).all(), "the mean of ones and twos"
 
@@ -166,3 +168,40 @@ def test_fake_cards_are_readable():
     assert catalog.customization_choices("pocket")[1] == ("winter-hat (comes with the app)", "winter-hat")
     assert catalog.phrases("winter-hat") == ["a winter hat", "a warm winter hat"]
     assert fakes.GRID == 16 and store.runs() == []
+
+
+def test_a_run_is_asked_and_the_page_is_told(training, tmp_path):
+    training(steps=200, seconds_per_step=0.02)
+    run, _ = handlers.start(FORM)
+    watched = Watched(run.id)
+    assert handlers.ask(watched, "save") == strings.ASKED["save"] and (run.path / "save").exists()
+    assert handlers.ask(watched, "cancel") == strings.ASKED["cancel"]
+    follow_to_the_end(watched)
+    with pytest.raises(TrainingError, match="nothing is under way"):
+        handlers.ask(watched, "sample")
+    assert handlers.ask(Watched(), "sample") == ""
+
+
+def test_a_run_that_ended_early_can_be_resumed(training, monkeypatch):
+    training(steps=200, seconds_per_step=0.02)
+    run, _ = handlers.start(FORM)
+    watched = Watched(run.id)
+    handlers.ask(watched, "cancel")
+    assert follow_to_the_end(watched)[-1].resumable
+    resumed = []
+    monkeypatch.setattr(store, "resume", resumed.append)
+    handlers.resume(watched)
+    assert resumed == [run.id] and not watched.announced
+
+
+def test_a_set_that_is_here_already_is_taught_and_stays_when_refused(training, spf_home):
+    training(steps=4, seconds_per_step=0.0)
+    (spf_home / "datasets").mkdir(parents=True)
+    folder = render_folder("neon", 3, spf_home / "datasets" / "mine", size=64)
+    form = TeachForm(source=FOLDER, folder="mine", name="neon", budget="quick")
+    run, report = handlers.start(form)
+    assert run.config().data == str(folder.resolve()) and report.startswith("3 usable pictures")
+    follow_to_the_end(Watched(run.id, announced=False))
+    with pytest.raises(SpfError):
+        handlers.start(form)  # the name is taken by now
+    assert folder.is_dir()

@@ -1,0 +1,122 @@
+"""The Blind comparison tab: two contestants, pairs in random order, three questions, win rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from spf.errors import SpfError
+from spf.study import ANSWERS, QUESTIONS
+from spf.ui import catalog, markup, strings
+from spf.ui import compare_handlers as handlers
+from spf.ui.compare_handlers import Asked, CompareForm
+from spf.ui.generate_panel import GeneratePanel
+from spf.ui.live import Service
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group
+
+
+@dataclass(frozen=True, eq=False)
+class View(Group):
+    """What shows the pair that is asked about."""
+
+    words: gr.HTML
+    box: gr.Column
+    original: gr.Image
+    left: gr.Image
+    right: gr.Image
+    consistency: gr.Radio
+    responsiveness: gr.Radio
+    preference: gr.Radio
+    pair: gr.State
+    results: gr.HTML
+    download: gr.Button
+
+    @staticmethod
+    def write(asked: Asked | None) -> list[Any]:
+        if asked is None:
+            return [markup.quiet(strings.COMPARE_NONE), gr.update(visible=False), *[gr.skip()] * 7, "", gr.update(visible=False)]
+        done = asked.pair is None
+        pictures = [gr.skip()] * 3 if done else list(asked.pictures)
+        return [markup.heading(asked.words), gr.update(visible=not done), *pictures, None, None, None, asked.pair,
+                handlers.results(asked.session) if done else "", gr.update(visible=done)]
+
+
+def add_panel(service: Service, portrait: GeneratePanel, tab: gr.Tab) -> None:
+    """Lay out the tab inside the current gradio context."""
+    with gr.Row(elem_classes="spf-studio"):
+        with gr.Column(scale=2, min_width=300, elem_classes="spf-form"):
+            fields, begin, notice, session = _form()
+        with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
+            view, following, file = _stage()
+    _wire(service, portrait, tab, (fields, begin, notice, session), (view, following, file))
+
+
+def _form() -> tuple[list[Any], gr.Button, gr.HTML, gr.Dropdown]:
+    first = gr.Dropdown([], label=strings.COMPARE_FIRST, filterable=False, elem_id="spf-compare-first")
+    second = gr.Dropdown([], label=strings.COMPARE_SECOND, filterable=False, elem_id="spf-compare-second")
+    base = gr.Textbox(strings.SHARED_BASE_DEFAULT, label=strings.BASE_TEXT, lines=2, elem_id="spf-compare-base")
+    target = gr.Textbox("", label=strings.PHRASE, max_lines=1, placeholder=strings.PHRASE_PLACEHOLDER,
+                        elem_id="spf-compare-target")
+    count = gr.Number(8, label=strings.COMPARE_PAIRS, elem_id="spf-compare-count")
+    begin = gr.Button(strings.COMPARE_BEGIN, variant="primary", elem_id="spf-compare-begin")
+    notice = gr.HTML("", elem_id="spf-compare-notice")
+    session = gr.Dropdown([], label=strings.COMPARE_SESSION, filterable=False, elem_id="spf-compare-session")
+    return [first, second, base, target, count], begin, notice, session
+
+
+def _stage() -> tuple[View, gr.Button, gr.File]:
+    words = gr.HTML(markup.quiet(strings.COMPARE_NONE), elem_id="spf-compare-words")
+    choices = [(label, key) for key, label in zip(ANSWERS, strings.COMPARE_ANSWERS, strict=True)]
+    with gr.Column(visible=False, elem_id="spf-compare-box") as box:
+        with gr.Row(elem_classes="spf-samples"):
+            pictures = [gr.Image(format="png", type="pil", interactive=False, show_label=True, label=title, alt_text=title,
+                                 buttons=[], min_width=100) for title in strings.COMPARE_PICTURES]
+        questions = [gr.Radio(choices, label=strings.QUESTIONS[key], elem_id=f"spf-compare-{key}") for key in QUESTIONS]
+        following = gr.Button(strings.COMPARE_NEXT, variant="primary", elem_id="spf-compare-next")
+    results = gr.HTML("", elem_id="spf-compare-results")
+    download = gr.Button(strings.COMPARE_CSV, visible=False, size="sm", elem_id="spf-compare-csv")
+    file = gr.File(label=strings.COMPARE_CSV, visible=False, interactive=False, elem_id="spf-compare-file")
+    return View(words, box, *pictures, *questions, gr.State(None), results, download), following, file
+
+
+def _wire(service: Service, portrait: GeneratePanel, tab: gr.Tab, form: tuple, stage: tuple) -> None:
+    fields, begin, notice, session = form
+    view, following, file = stage
+
+    def opened(model: str) -> list[Any]:
+        names = list(catalog.customizations(model))
+        return [gr.update(choices=names), gr.update(choices=names), gr.update(choices=handlers.study().sessions())]
+
+    def prepare(model: str, *values: Any) -> Iterator[list[Any]]:
+        quiet, name = [gr.skip()] * (1 + len(view.all())), None
+        try:
+            for share, name in handlers.prepare(service, CompareForm(*values, model)):
+                if share < 1:
+                    yield [markup.progress(share, name, ""), *quiet]
+        except SpfError as error:
+            yield [markup.problem(error), *quiet]
+        else:
+            yield ["", gr.update(choices=handlers.study().sessions(), value=name), *View.write(handlers.ask(name))]
+
+    def show(name: str | None) -> list[Any]:
+        try:
+            return ["", *View.write(handlers.ask(name))]
+        except SpfError as error:
+            return [markup.problem(error), *[gr.skip()] * len(view.all())]
+
+    def answer(name: str, pair: int, *answers: str | None) -> list[Any]:
+        try:
+            return ["", *View.write(handlers.answer(name, pair, list(answers)))]
+        except SpfError as error:
+            return [markup.problem(error), *[gr.skip()] * len(view.all())]
+
+    outputs = [notice, *view.all()]
+    tab.select(opened, [portrait.fields.model], [*fields[:2], session], **QUIET)
+    begin.click(prepare, [portrait.fields.model, *fields], [notice, session, *view.all()], concurrency_limit=1,
+                concurrency_id=DEVICE_QUEUE, show_progress="hidden", api_visibility="private")
+    session.input(show, [session], outputs, **QUIET)
+    following.click(answer, [session, view.pair, view.consistency, view.responsiveness, view.preference], outputs, **QUIET)
+    view.download.click(lambda name: gr.update(value=str(handlers.as_csv(name)), visible=True), [session], [file], **QUIET)

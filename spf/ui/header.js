@@ -1,0 +1,36 @@
+// Theme, keyboard and the first visit. Everything that is remembered stays in this browser.
+const sheet = element.querySelector('dialog');
+const guide = element.querySelector('.spf-guide');
+const press = (selector) => document.querySelector(selector)?.click();
+
+function theme(dark) {
+  document.body.classList.toggle('dark', dark);
+  localStorage.setItem('spf-theme', dark ? 'dark' : 'light');
+}
+
+const kept = localStorage.getItem('spf-theme');
+if (kept && !new URLSearchParams(location.search).has('__theme')) theme(kept === 'dark');
+element.querySelector('[data-act="theme"]').addEventListener('click', () => theme(!document.body.classList.contains('dark')));
+element.querySelector('[data-act="keys"]').addEventListener('click', () => sheet.showModal());
+element.querySelector('[data-act="close"]').addEventListener('click', () => sheet.close());
+
+const finish = () => { localStorage.setItem('spf-guide', 'done'); guide.hidden = true; };
+guide.hidden = localStorage.getItem('spf-guide') === 'done';
+element.querySelector('[data-act="done"]').addEventListener('click', finish);
+element.querySelector('[data-act="try"]').addEventListener('click', () => press('#spf-generate'));
+
+document.addEventListener('keydown', (event) => {
+  const writing = event.target.closest?.('input:not([type="range"]):not([type="checkbox"]), textarea, [contenteditable="true"]');
+  const command = event.ctrlKey || event.metaKey;
+  if (sheet.open) return;
+  if (command && event.key === 'Enter') { event.target.blur?.(); setTimeout(() => press('#spf-generate')); }
+  else if (event.key === 'Escape' && !writing) press('#spf-cancel:not([disabled])');
+  else if (writing) return;
+  else if (command && event.key.toLowerCase() === 'z') {
+    event.preventDefault();
+    press(`.spf-timeline-bar button:nth-of-type(${event.shiftKey ? 2 : 1})`);
+  } else if (event.key === '?') sheet.showModal();
+  else if (/^[1-9]$/.test(event.key) && !command && !event.altKey) {
+    document.querySelectorAll('#spf-tabs [role="tab"]')[event.key - 1]?.click();
+  } else return;
+});

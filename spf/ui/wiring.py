@@ -1,0 +1,34 @@
+"""What every tab's wiring shares."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from spf.errors import SpfError
+from spf.ui import markup, strings
+
+log = logging.getLogger(__name__)
+
+DEVICE_QUEUE = "device"  # events that run the model wait for one another
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+class Group:
+    """Components that are read or written together; a subclass is a frozen dataclass that names them."""
+
+    def all(self) -> list[Any]:
+        """Every one of them, in the order of the fields."""
+        return list(vars(self).values())
+
+
+def told(act: Callable[[], str]) -> tuple[str, bool]:
+    """The notice, and whether it went well. Whatever goes wrong is said."""
+    try:
+        return markup.report(act()), True
+    except SpfError as error:
+        return markup.problem(error), False
+    except Exception:
+        log.exception("an action of the page failed")
+        return markup.problem(strings.UNEXPECTED), False

@@ -1,0 +1,60 @@
+"""The Library tab without a browser."""
+
+import fakes
+import pytest
+
+from spf.config import home
+from spf.errors import CustomizationError, InvalidInput
+from spf.ui import catalog, generate_handlers, strings
+from spf.ui import library_handlers as handlers
+from spf.ui.chips import Chip
+from spf.ui.generate_handlers import Form
+from spf.ui.session import Session
+
+
+@pytest.fixture
+def mine(spf_home):
+    return fakes.add_customization(spf_home / "customizations", "turban", "a <b>turban</b>")
+
+
+def test_cards_show_phrases_origin_and_the_newest_portrait(service, mine):
+    assert strings.LIBRARY_NO_PICTURE in handlers.table()
+    form = Form(base_text="a person", targets=(Chip("a winter hat"),), customization="turban", steps=4)
+    list(generate_handlers.generate(service, form, Session()))
+    cards = handlers.table()
+    assert "A portrait made with turban" in cards and strings.LIBRARY_SHIPPED in cards
+    assert "<b>" not in cards and "&lt;b&gt;turban" in cards
+
+
+def test_only_the_users_own_can_be_renamed_and_deleted(mine):
+    assert handlers.choices() == ["turban"]
+    assert "hat" in handlers.rename("turban", " hat ")
+    words, trashed = handlers.delete("hat")
+    assert "hat" not in catalog.customizations()
+    assert handlers.undo(trashed) == "'hat' is back." and "hat" in catalog.customizations()
+    with pytest.raises(CustomizationError, match="comes with the app"):
+        handlers.delete("winter-hat")
+    for act in (lambda: handlers.delete(None), lambda: handlers.rename("", "x")):
+        with pytest.raises(InvalidInput, match="nothing is chosen"):
+            act()
+
+
+def test_a_mix_is_written_as_the_request_reads_it(mine):
+    rows = handlers.mix_rows("pocket")
+    assert [row[0] for row in rows] == ["turban", "winter-hat"]
+    assert handlers.mix([["turban", "0.7"], ["winter-hat", 1], ["neon", ""]]) == "turban:0.7+winter-hat"
+    assert catalog.phrases("turban:0.7+winter-hat") == ["a <b>turban</b>", "a winter hat", "a warm winter hat"]
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    ([], "has no weight yet"), (None, "has no weight yet"), ([["turban", "much"]], "must be a number"),
+    ([["turban", 9]], "between"), ([["../x", 1]], "is no name"), ([["turban", "nan"]], "weight")])
+def test_a_mix_that_cannot_be_is_refused(rows, words):
+    with pytest.raises(InvalidInput, match=words):
+        handlers.mix(rows)
+
+
+def test_nothing_is_imported_without_a_file():
+    with pytest.raises(InvalidInput, match="nothing is chosen"):
+        handlers.bring_in(None, "")
+    assert list((home() / "customizations").glob("*")) == []
