@@ -7,12 +7,15 @@ import shutil
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.models.attention_processor import Attention
 
+from spf.backbones.base import TextFeatures
 from spf.backbones.checkpoints import load_backbone
+from spf.backbones.layouts import read_config
 from spf.backbones.mmdit import MMDiTBackbone
-from spf.method.attention import attention_map
+from spf.backbones.source import PUBLISHED
+from spf.method.attention import attention_map, encoder_phrase_maps
 from spf.method.phrases import join_prompt
 
 PROMPT = join_prompt("a person, with red hair", ["a winter hat"])
@@ -313,3 +316,26 @@ def test_t5_may_be_left_out_of_the_folder(backbone, tiny, model_folder, tmp_path
     x_t, t, _ = inputs(backbone)
     predicted = loaded.predict(x_t, t, loaded.encode_prompts([PROMPT] * 2))
     assert predicted.dtype == torch.float32 and predicted.isfinite().all()
+
+
+@torch.no_grad()
+def test_stable_diffusion_35_medium_has_its_published_shapes(backbone):
+    """On the meta device: 24 joint attentions, 4096 image tokens at 1024 px, 77 CLIP and 256 T5 tokens, no attn2."""
+    with torch.device("meta"):
+        denoiser = SD3Transformer2DModel.from_config(read_config(PUBLISHED["mmdit"] / "transformer" / "config.json"))
+        true_size = dataclasses.replace(backbone, denoiser=denoiser)
+        zeros = torch.zeros(1, 333, 2, 3)
+        mask = zeros[..., 0, 0]
+        text = TextFeatures(torch.zeros(1, 333, 4096), mask, mask, zeros, zeros, (PROMPT,), torch.zeros(1, 2048))
+        x_t = torch.zeros(1, 16, 128, 128)
+        with true_size.capture() as features:
+            assert true_size.predict(x_t, torch.zeros(1), text).shape == x_t.shape
+    layers = features.layers()
+    assert len(layers) == 24 and {layer.grid for layer in layers} == {(64, 64)}
+    assert {layer.text.shape for layer in layers} == {(1, 24, 333, 64)}
+    assert {layer.image.shape for layer in layers} == {layer.image_value.shape for layer in layers} == {(1, 24, 4096, 64)}
+    maps = encoder_phrase_maps([layer.attention for layer in layers], zeros, (128, 128))
+    assert maps.shape == (1, 3, 128, 128)
+    cross = sum(parameter.numel() for _, parameter in true_size.trainable_parameters("cross"))
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == pytest.approx(2.24e9, rel=0.01)
+    assert cross == 24 * 8 * (1536 * 1536 + 1536) - (1536 * 1536 + 1536), "q, k, v, out of both; the last has no to_add_out"
