@@ -13,7 +13,7 @@ from PIL import Image
 from spf.config import GenerationRequest, home
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.generation.timeline import Timeline
-from spf.method.emphasis import weighted_prompt
+from spf.method.phrases import Prompt
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Shown:
 
     @classmethod
     def of_view(cls, view: StepView, request: GenerationRequest) -> Shown:
-        prompt = weighted_prompt(request.base_text, request.target_texts)
+        prompt = _prompt(request)
         return cls(view.original, view.customized, (view.maps,) if view.maps else (), _texts(prompt.phrases),
                    _texts(prompt.targets), view.num_inference_steps, live=True)
 
@@ -90,6 +90,12 @@ class Session:
     def open(self, key: str) -> None:
         """Go on with the timeline called `key`, which this browser knows; nobody else does."""
         self.timeline = Timeline(home() / "studio.sqlite", key)
+
+
+def _prompt(request: GenerationRequest) -> Prompt:
+    from spf.method.emphasis import weighted_prompt  # with torch, which the page opens without
+
+    return weighted_prompt(request.base_text, request.target_texts)
 
 
 def _texts(phrases) -> tuple[str, ...]:
