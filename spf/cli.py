@@ -48,7 +48,7 @@ def generate(
     base: Annotated[str, typer.Option(help="Base text: the portrait as the original model draws it.")],
     target: Annotated[list[str], typer.Option(help="What should change; repeat for more.")] = [],  # noqa: B006
     model: Annotated[str, typer.Option(help="Model preset of configs/models.")] = "pocket",
-    customization: Annotated[str | None, typer.Option(help="Name of a customization.")] = None,
+    customization: Annotated[list[str], typer.Option(help="Name, or name:weight; repeat to mix several.")] = [],  # noqa: B006
     negative_prompt: Annotated[str, typer.Option()] = "",
     seed: Annotated[str, typer.Option()] = "0",
     count: Annotated[str, typer.Option(help="Pairs from so many seeds in a row, each in its own folder OUT/SEED.")] = "1",
@@ -66,9 +66,10 @@ def generate(
     """Draw original and customized portrait from one seed, with the SFCM."""
     from spf import config
 
+    model = _model(model)
     preset = config.model_preset(model)
     request = config.parse(config.GenerationRequest, {
-        "model": model, "customization": customization, "base_text": base, "target_texts": tuple(target),
+        "model": model, "customization": "+".join(customization) or None, "base_text": base, "target_texts": tuple(target),
         "negative_prompt": negative_prompt, "seed": seed, "count": count, "scheduler": scheduler,
         "height": height, "width": width,
         "num_inference_steps": preset.num_inference_steps if steps is None else steps,
@@ -106,7 +107,7 @@ def train(
     preset: Annotated[str, typer.Option(help="Training preset of configs/training.")] = "quick",
     stage: Annotated[str | None, typer.Option(help="both, 1 or 2; the preset's if left out.")] = None,
     method: Annotated[str | None, typer.Option(help="spf (the default), standard, lora, adalora or tokencompose.")] = None,
-    initial_customization: Annotated[str | None, typer.Option(help="What stage 2 alone starts from.")] = None,
+    initial_customization: Annotated[str | None, typer.Option(help="What to start from; the original is the reference.")] = None,
     assignments: Annotated[list[str], typer.Option("--set", help="key=value, for example stage2.learning_rate=1e-4.")] = [],  # noqa: B006
     report_to: Annotated[str | None, typer.Option(help="none or tensorboard; metrics.jsonl is always written.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run from its newest checkpoint.")] = None,
@@ -121,7 +122,7 @@ def train(
     from spf.training.run_folder import RunFolder
 
     chosen = _device(device)
-    given = {"model": model, "data": _absolute(data), "name": name, "stage": stage, "recipe": method,
+    given = {"model": _model(model), "data": _absolute(data), "name": name, "stage": stage, "recipe": method,
              "report_to": report_to, "initial_customization": initial_customization}
     given = {key: value for key, value in given.items() if value is not None} | config.parse_assignments(assignments)
     if run is not None:
@@ -286,15 +287,17 @@ def pretrain(
     words: Annotated[list[str], typer.Argument(metavar="[score] PRESET", help="'score' measures the committed weights.")],
     minutes: Annotated[float, typer.Option(help="Stop after this long; the next call goes on.")] = 1e9,
     part: Annotated[list[str], typer.Option(help="Train only this part; repeat for more.")] = [],  # noqa: B006
+    captions: Annotated[int, typer.Option(help="score: how many held-out captions to draw.")] = 500,
+    sheet: Annotated[Path | None, typer.Option(help="score: PNG of 10x10 drawn pictures beside rendered ones.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Train an embedded model from nothing, or measure it."""
+    """Train an embedded model or the recogniser from nothing, or measure one."""
     if len(words) == 2 and words[0] == "score":
-        from spf.pocket.score import score
+        from spf.pocket.score import as_text, score
 
-        report = score(words[1], _device(device))
-        _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
+        report = score(words[1], _device(device), captions, sheet)
+        _report(report, as_json, as_text(report))
     elif len(words) == 1:
         from spf.pocket.presets import pretrain as run_pretraining
 
@@ -364,14 +367,47 @@ def import_(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Versions, device, memory, models found, what is missing and how to get it."""
+def download(model: Annotated[str, typer.Argument(help="Model preset; 'doctor' says how much there is to download.")]) -> None:
+    """Fetch a published model, and the CLIP that goes with it, from the hub. Nothing else in this program does."""
+    from spf import clip, config
+    from spf.backbones.source import download as fetch
+
+    preset = config.model_preset(model)
+    print(f"Model '{model}' is in {fetch(preset)}.")
+    clip.download(preset.clip)
+
+
+@app.command()
+def doctor(
+    plan: Annotated[str | None, typer.Option(metavar="MODEL", help="Predict the peak memory of training this model.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures per step, for --plan.")] = 2,
+    resolution: Annotated[int | None, typer.Option(help="Side of the pictures, for --plan; the model's if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Versions, device, memory, models found, what is missing and how to get it; or what training would need."""
+    if plan is not None:
+        from spf.plan import as_text
+        from spf.plan import plan as predict
+
+        predicted = predict(plan, batch, resolution)
+        return _report(predicted, as_json, as_text(predicted))
     from spf.doctor import diagnose
 
     report = diagnose()
     _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
     if report["problems"]:
         raise SystemExit(1)
+
+
+def _model(text: str | None) -> str | None:
+    """Name of a preset. The path of a folder or file, or a hub id, first becomes a model of this user's own."""
+    from spf import config
+
+    if text is None or text in config.model_presets() or not (set(text) & {"/", "\\"} or text.endswith(".safetensors")):
+        return text
+    from spf.backbones.source import register_model
+
+    return register_model(text).name
 
 
 def _device(name: str | None):

@@ -42,13 +42,17 @@ def networks(folder: Path) -> list[str]:
 
 @lru_cache(maxsize=16)
 def empty_component(folder: Path) -> nn.Module:
-    """The network that a component's folder describes, on the meta device."""
-    with init_empty_weights():
-        return component(folder)
+    """The network that a component's folder describes, on the meta device; everyone gets the same one."""
+    return unshared(folder)
 
 
-def component(folder: Path) -> nn.Module:
-    """The network that a component's folder describes, with random weights on the current device."""
+def unshared(folder: Path) -> nn.Module:
+    """The network that a component's folder describes, on the meta device, for the caller to change."""
+    with init_empty_weights(include_buffers=True):
+        return _component(folder)
+
+
+def _component(folder: Path) -> nn.Module:
     config = read_config(folder / "config.json")
     if "_class_name" in config:
         return _CLASSES[config["_class_name"]].from_config(config)
@@ -57,4 +61,5 @@ def component(folder: Path) -> nn.Module:
 
 def tiny_autoencoder(latent_channels: int) -> nn.Module:
     """The published tiny autoencoder (TAESD, TAESD3) for latents of so many channels, likewise."""
-    return AutoencoderTiny(latent_channels=latent_channels)
+    with init_empty_weights(include_buffers=True):
+        return AutoencoderTiny(latent_channels=latent_channels)
