@@ -115,7 +115,7 @@ def test_killed_twice(make_run, straight, finished):
     assert same(finished(Run(folder.config(), folder, CPU)), expected)
 
 
-@pytest.mark.parametrize("trainable", ["lora", "adapter"])
+@pytest.mark.parametrize("trainable", ["lora", "adalora", "adapter"])
 def test_additions_to_the_layers_resume_exactly(make_run, finished, trainable):
     options = {"stage1.trainable": trainable, "stage": "1"}
     expected = finished(make_run(**options))
