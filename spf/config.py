@@ -144,7 +144,8 @@ class TrainConfig(Schema):
     cache_gb: float = Field(8.0, ge=0, le=10_000, description="Disk that encoded pictures and texts may take; 0 keeps none.")
     name: Name = Field(description="Name of the customization that the run writes.")
     stage: Literal["both", "1", "2"] = "both"
-    initial_customization: Name | None = Field(None, description="Weights that stage 2 starts from when stage is '2'.")
+    initial_customization: Name | None = Field(
+        None, description="What the run starts from, with either stage; the original model stays the reference.")
     stage1: StageConfig
     stage2: StageConfig
     method: MethodConfig = MethodConfig()

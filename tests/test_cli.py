@@ -61,6 +61,8 @@ def generate(spf, out: Path, *arguments: str, base: str = BASE):
     (("--map-steps", "-3"), "map_steps"),
     (("--customization", "cap"), "customization"),
     (("--customization", "../cap"), "customization"),
+    (("--customization", "cap:lots"), "customization"),
+    (("--customization", "cap", "--customization", "cap:0.5"), "customization"),
     (("--model", "sdxl"), "model"),
     (("--model", "../tiny"), "model"),
     (("--device", "abacus"), "--device"),
