@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from torch import Tensor
 from spf.clip import Clip
 from spf.config import REPOSITORY, EvaluationConfig, ModelPreset, home
 from spf.errors import InvalidInput
+from spf.evaluation.store import fingerprint
 from spf.metrics import attributes, clip_score, fid, identity, lpips, preference, preservation, segmentation
 from spf.metrics.base import Metric, MetricUnavailable
 from spf.pocket import recogniser as ruler
@@ -94,14 +94,6 @@ def remembered(reader: Recogniser) -> Recogniser:
 def remembered_clip(clip: Clip) -> Clip:
     clip.embed_images = lru_cache(maxsize=4)(clip.embed_images)
     return clip
-
-
-def fingerprint(*folders: Path) -> str:
-    """Of all weights in these folders."""
-    digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in folder.rglob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 class RecogniserFeatures:

@@ -23,7 +23,7 @@ from spf.evaluation.columns import Columns, columns
 from spf.evaluation.sampling import Sampling, sample, sample_guided, to_pixels
 from spf.evaluation.store import Store, key_of, pack, unpack
 from spf.evaluation.testset import Triple, chunks, pairs_of, reconstructions_of, targets_of, triples
-from spf.evaluation.trained import Train, Trainer
+from spf.evaluation.trained import Train, Trainer, model_key
 from spf.generation.guide import Guide
 from spf.library import Customization
 from spf.method.phrases import Prompt
@@ -63,6 +63,8 @@ class Evaluation:
         self.pictures, self.scores = Store(self.folder / "pictures"), Store(self.folder / "scores")
         self.trainer = Trainer(self.config, self.preset, self.folder, self.train)
         self.how = Sampling.of(self.config, self.preset)
+        self._pieces: dict[str, list[list[Triple]]] = {}
+        self._weights_keys: dict[Cell, str] = {}
 
     @cached_property
     def reference(self) -> Backbone:
@@ -100,7 +102,9 @@ class Evaluation:
         return all(self.rows(cell) is not None for cell in self.cells())
 
     def pieces(self, target: str) -> list[list[Triple]]:
-        return chunks(triples(self.config, target), self.config.batch_size)
+        if target not in self._pieces:
+            self._pieces[target] = chunks(triples(self.config, target), self.config.batch_size)
+        return self._pieces[target]
 
     def rows(self, cell: Cell) -> dict[str, Rows] | None:
         """All scores of a cell by extractor, or None if some are not there yet."""
@@ -112,7 +116,7 @@ class Evaluation:
 
     def original(self, piece: Sequence[Triple]) -> np.ndarray:
         """The portraits of the original model, (B, H, W, 3) uint8: drawn once, shared by all rows."""
-        key = key_of(model=checkpoints.denoiser_hash(self.preset), how=self.how, cases=[(c.base_text, c.seed) for c in piece])
+        key = key_of(model=model_key(self.preset), how=self.how, cases=[(c.base_text, c.seed) for c in piece])
         return self.stored(key, lambda: sample(self.reference, [c.base for c in piece], [c.seed for c in piece], self.how))
 
     def customized(self, cell: Cell, piece: Sequence[Triple], response: Callable[[], Backbone]) -> np.ndarray:
@@ -179,9 +183,11 @@ class Evaluation:
 
     def _pictures_key(self, cell: Cell, piece: Sequence[Triple]) -> str:
         method = self.method(cell)
+        if cell not in self._weights_keys:  # costs as much as reading the training preset
+            self._weights_keys[cell] = self.trainer.key(cell.row, cell.target, method)
         return key_of(
-            weights=self.trainer.key(cell.row, cell.target, method), guide=method.guide, how=self.how,
-            model=checkpoints.denoiser_hash(self.preset),
+            weights=self._weights_keys[cell], guide=method.guide, how=self.how,
+            model=model_key(self.preset),
             cases=[((case.prompt if cell.full else case.base).text, case.seed) for case in piece])
 
     def _scores_key(self, cell: Cell, piece: Sequence[Triple]) -> str:

@@ -9,22 +9,32 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from spf.backbones import checkpoints
 from spf.config import REPOSITORY, EvaluatedMethod, EvaluationConfig, ModelPreset, train_config
+from spf.data.metadata import MASKS
 from spf.data.writer import write_folder
 from spf.errors import InvalidInput, TrainingError
-from spf.evaluation.store import key_of
+from spf.evaluation.store import fingerprint, key_of
 from spf.library import CARD, Customization, CustomizationCard
-from spf.pocket.dataset import examples
+from spf.pocket.dataset import examples, target_masks, write_masks
 
 _NO_MATTER = {"name", "data", "initial_customization", "sample_every", "log_every", "checkpoint_every", "checkpoints_kept",
               "report_to", "cache_gb"}
 # What a launcher tells its processes: a shard trains alone, so its training must not wait for the others.
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 Train = Callable[[dict[str, Any], Path], None]
+
+
+@lru_cache(maxsize=4)
+def model_key(preset: ModelPreset) -> str:
+    """Changes with any weights of a model: the denoiser's, and where it lies in a folder those of all other parts."""
+    folder = REPOSITORY / preset.pretrained_model_name_or_path
+    others = [path for path in folder.glob("*/") if path.name not in ("unet", "transformer")] if folder.is_dir() else []
+    return key_of(denoiser=checkpoints.denoiser_hash(preset), others=fingerprint(*others))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +77,7 @@ class Trainer:
         if method.train is None:
             return start
         return key_of(settings=self._settings(method), start=start, data=self._data(target),
-                      model=checkpoints.denoiser_hash(self.preset))[:12]
+                      model=model_key(self.preset))[:12]
 
     def _settings(self, method: EvaluatedMethod) -> dict[str, Any]:
         """The whole training configuration, so that another default gives another key; without what no weight depends on."""
@@ -86,9 +96,10 @@ class Trainer:
     def _data_folder(self, target: str) -> Path:
         """The rendered training pictures of a target, or of several."""
         folder = self.folder / "data" / f"{target}-{key_of(data=self._data(target))[:8]}"
-        if not folder.exists():
-            parts = [examples(part, *self._data(target)[1:]) for part in target.split("+")]
-            write_folder(folder, itertools.chain.from_iterable(parts))
+        if not (folder / MASKS).exists():  # written last
+            parts = [(part, *self._data(target)[1:]) for part in target.split("+")]
+            write_folder(folder, itertools.chain.from_iterable(itertools.starmap(examples, parts)))
+            write_masks(folder, itertools.chain.from_iterable(itertools.starmap(target_masks, parts)))  # for TokenCompose
         return folder
 
     def _read(self, name: str) -> Customization | None:

@@ -41,13 +41,6 @@ def test_a_backend_of_no_metric_is_refused(make, tiny):
         built(make, tiny, backends={"ssim": "published"})
 
 
-def test_other_embedded_weights_have_another_fingerprint(tmp_path):
-    (tmp_path / "a.safetensors").write_bytes(b"one")
-    first = columns.fingerprint(tmp_path)
-    (tmp_path / "a.safetensors").write_bytes(b"two")
-    assert columns.fingerprint(tmp_path) != first
-
-
 def test_a_batch_is_looked_at_once_however_many_ask(ruler):
     reader = columns.remembered(Recogniser.from_folder(ruler))
     images, other = torch.zeros(2, 3, 128, 128), torch.ones(2, 3, 128, 128)

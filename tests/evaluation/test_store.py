@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spf.evaluation.sampling import Sampling
-from spf.evaluation.store import Store, key_of, pack, unpack
+from spf.evaluation.store import Store, fingerprint, key_of, pack, unpack
 from spf.metrics.base import Rows
 
 
@@ -36,3 +36,10 @@ def test_rows_survive_with_their_reasons(tmp_path):
     found = unpack(Store(tmp_path).load("abcd"))
     assert set(found) == {"id", "fid"} and found["id"].problems == ("", "no face") and found["fid"].problems == ("", "")
     np.testing.assert_array_equal(found["fid"].values, rows["fid"].values)
+
+
+def test_other_weights_have_another_fingerprint(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    first = fingerprint(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"two")
+    assert fingerprint(tmp_path) != first
