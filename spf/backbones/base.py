@@ -107,6 +107,7 @@ class Backbone(Protocol):
 
     objective: Objective
     denoiser: nn.Module
+    default_scheduler: Scheduler  # the model's own, which `sampler` makes if none is named
     window: int  # tokens that fit the text encoder, special tokens included
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:

@@ -47,6 +47,8 @@ class MMDiTBackbone:
     vae: Autoencoder
     scheduler: FlowMatchEulerDiscreteScheduler
 
+    default_scheduler = "euler"
+
     def __post_init__(self) -> None:
         for module in self._modules():
             module.requires_grad_(False).eval()
@@ -74,7 +76,7 @@ class MMDiTBackbone:
         return config.in_channels, *size
 
     def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
-        made = sampler_class(FLOW_SAMPLERS, scheduler, "euler").from_config(self.scheduler.config)
+        made = sampler_class(FLOW_SAMPLERS, scheduler or self.default_scheduler).from_config(self.scheduler.config)
         made.set_timesteps(num_inference_steps, device=self.device)
         return made
 

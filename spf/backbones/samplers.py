@@ -44,8 +44,8 @@ UNET_SAMPLERS = {
 FLOW_SAMPLERS = {"euler": FlowEuler}
 
 
-def sampler_class(samplers: dict[str, type], name: str | None, default: str) -> type:
-    """The class called `name`, or the family's own. Raises InvalidInput naming those that it has."""
-    if (name or default) not in samplers:
+def sampler_class(samplers: dict[str, type], name: str) -> type:
+    """The class called `name`. Raises InvalidInput naming those that the family has."""
+    if name not in samplers:
         raise InvalidInput("scheduler", f"'{name}' does not fit this model; choose {' or '.join(samplers)}")
-    return samplers[name or default]
+    return samplers[name]

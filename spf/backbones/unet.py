@@ -41,6 +41,8 @@ class UNetBackbone:
     vae: Autoencoder
     scheduler: DDIMScheduler
 
+    default_scheduler = "ddim"
+
     def __post_init__(self) -> None:
         for module in (self.text_encoder, self.denoiser, self.vae):
             module.requires_grad_(False).eval()
@@ -59,7 +61,7 @@ class UNetBackbone:
         return self.denoiser.config.in_channels, *autoencoder.latent_size(self.vae, height, width or height)
 
     def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
-        made = sampler_class(UNET_SAMPLERS, scheduler, "ddim").from_config(self.scheduler.config)
+        made = sampler_class(UNET_SAMPLERS, scheduler or self.default_scheduler).from_config(self.scheduler.config)
         made.set_timesteps(num_inference_steps, device=self.device)
         return made
 

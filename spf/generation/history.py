@@ -21,12 +21,14 @@ from spf.config import GenerationRequest, parse
 from spf.data.pictures import refuse_huge
 from spf.errors import InvalidInput, SpfError
 from spf.generation.request import GenerationResult, StepMaps
-from spf.method.phrases import Phrase, Prompt
+from spf.method.emphasis import write_emphasis
+from spf.method.phrases import Emphasis, Phrase, Prompt
 from spf.metrics.pixels import resized_map
 
 CHUNK = "spf"  # our own JSON, which restores the form
 INFOTEXT = "parameters"  # the text that other tools read
 _FILES = ("original.png", "customized.png", "sfcm.png", "maps.npz", "result.json")
+_SAMPLERS = {"ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}  # as A1111 calls them
 
 
 def save_result(result: GenerationResult, root: Path) -> Path:
@@ -97,6 +99,8 @@ def describe(result: GenerationResult) -> dict[str, Any]:
         "phrases": [{"text": p.text, "start": p.start, "end": p.end, "gamma": round(float(gamma), 4)}
                     for p, gamma in zip(prompt.phrases, result.gamma, strict=True)],
         "targets": [{"text": p.text, "start": p.start, "end": p.end} for p in prompt.targets],
+        "emphasis": [{"start": e.start, "end": e.end, "weight": e.weight} for e in prompt.emphasis],
+        "scheduler": result.scheduler,
         "map_timesteps": [maps.timestep for maps in result.maps],
         "seconds": result.seconds,
         "metrics": result.metrics,
@@ -111,11 +115,12 @@ def read_result(folder: Path) -> GenerationResult:
         phrases, targets = ([Phrase(one["text"], one["start"], one["end"]) for one in values[name]]
                             for name in ("phrases", "targets"))
         prompt = Prompt(values["prompt"], Phrase(values["base_text"], 0, len(values["base_text"])),
-                        tuple(targets), tuple(phrases))
+                        tuple(targets), tuple(phrases), tuple(Emphasis(**one) for one in values.get("emphasis", ())))
         gamma = np.array([one["gamma"] for one in values["phrases"]])
         pictures = [_read_picture(folder / f"{name}.png") for name in ("original", "customized")]
         return GenerationResult(
-            request, *pictures, prompt, gamma, _read_maps(folder), values["metrics"], values["seconds"])
+            request, *pictures, prompt, gamma, _read_maps(folder), values["metrics"], values["seconds"],
+            values.get("scheduler", "ddim"))  # before there was a choice, it was that one
     except (OSError, ValueError, KeyError, TypeError, SpfError, zipfile.BadZipFile) as error:
         raise InvalidInput("result", f"{folder} is missing or damaged ({error}); generate it again") from None
 
@@ -160,7 +165,7 @@ def infotext(result: GenerationResult) -> str:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     width, height = result.customized.size
     pairs = {
-        "Steps": request.num_inference_steps, "Sampler": "DDIM", "CFG scale": request.guidance_scale,
+        "Steps": request.num_inference_steps, "Sampler": _SAMPLERS[result.scheduler], "CFG scale": request.guidance_scale,
         "Seed": request.seed, "Size": f"{width}x{height}", "Model": request.model,
         "Customization": request.customization or "none", "Version": f"spf-portrait {spf.__version__}",
     }
@@ -168,12 +173,11 @@ def infotext(result: GenerationResult) -> str:
 
 
 def _weighted_text(result: GenerationResult) -> str:
-    """The prompt, with '(phrase:1.3)' for a phrase whose weight is not 1."""
-    text = result.prompt.text
-    for phrase, weight in reversed(list(zip(result.prompt.targets, result.request.weights, strict=True))):
-        if weight != 1:
-            text = f"{text[:phrase.start]}({phrase.text}:{weight:g}){text[phrase.end:]}"
-    return text
+    """The prompt with its weights, '(phrase:1.3)' also for a target phrase whose own weight is not 1."""
+    prompt = result.prompt
+    targets = [Emphasis(phrase.start, phrase.end, weight)
+               for phrase, weight in zip(prompt.targets, result.request.weights, strict=True) if weight != 1]
+    return write_emphasis(prompt.text, [*prompt.emphasis, *targets])
 
 
 def _png_info(result: GenerationResult) -> PngInfo:

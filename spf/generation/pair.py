@@ -169,7 +169,8 @@ class Pair:
     def _finish(self, customized: Image.Image, maps: list[StepMaps]) -> GenerationResult:
         result = GenerationResult(
             self.request, self.original.image, customized, self.prompt, self.gamma.cpu().numpy()[0], maps,
-            seconds={name: round(value, 4) for name, value in self.seconds.items()})
+            seconds={name: round(value, 4) for name, value in self.seconds.items()},
+            scheduler=self.request.scheduler or self.reference.default_scheduler)
         result.metrics.update(self._metrics(result))
         return result
 

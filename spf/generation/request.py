@@ -44,6 +44,7 @@ class GenerationResult:
     maps: list[StepMaps]
     metrics: dict[str, float] = field(default_factory=dict)  # how much of the original was preserved
     seconds: dict[str, float] = field(default_factory=dict)
+    scheduler: str = "ddim"  # the one that was used
 
     def mean_map(self, name: str, index: int | None = None) -> np.ndarray:
         """Mean over the drawn steps of a map of StepMaps, (H, W); `index` picks one phrase. ValueError without maps."""

@@ -35,6 +35,17 @@ def parse_emphasis(text: str) -> tuple[str, tuple[Emphasis, ...]]:
     return plain, tuple(found)
 
 
+def write_emphasis(text: str, spans: Iterable[Emphasis]) -> str:
+    """The inverse of `parse_emphasis`: the text with its weights, to four digits, and its own brackets escaped."""
+    spans, written = list(spans), ""
+    for position in range(len(text) + 1):
+        closed = sorted((span for span in spans if span.end == position), key=lambda span: -span.start)
+        written += "".join(f":{span.weight:.4f}".rstrip("0").rstrip(".") + ")" for span in closed)
+        written += "(" * sum(span.start == position for span in spans)
+        written += re.sub(r"([\\()\[\]])", r"\\\1", text[position : position + 1])
+    return written
+
+
 def weighted_prompt(base_text: str, target_texts: Iterable[str]) -> Prompt:
     """`join_prompt` of texts that may hold weights."""
     base, *targets = (parse_emphasis(text) for text in (base_text, *target_texts))

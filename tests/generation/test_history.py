@@ -18,6 +18,7 @@ from spf.config import GenerationRequest, parse
 from spf.errors import InvalidInput
 from spf.generation.history import check_target, describe, infotext, read_request, read_result, save_result, write_result
 from spf.generation.request import GenerationResult, StepMaps
+from spf.method.emphasis import weighted_prompt, write_emphasis
 from spf.method.phrases import join_prompt
 
 FILES = ["customized.png", "maps.npz", "original.png", "result.json", "sfcm.png"]
@@ -143,7 +144,8 @@ def test_other_tools_can_read_the_infotext(tmp_path, base, negative):
     text = Image.open(folder / "customized.png").text["parameters"]
     assert text == infotext(result)
     prompt, negative_line, settings_line = text.split("\n")
-    assert prompt == result.prompt.text and negative_line == f"Negative prompt: {result.request.negative_prompt}"
+    assert prompt == write_emphasis(result.prompt.text, ())
+    assert negative_line == f"Negative prompt: {result.request.negative_prompt}"
     values = {key: value.strip('"') for key, value in PAIR.findall(settings_line)}
     assert {key: values[key] for key in ("Steps", "CFG scale", "Seed", "Size", "Sampler", "Customization")} == {
         "Steps": "12", "CFG scale": "4.5", "Seed": "7", "Size": "16x16", "Sampler": "DDIM", "Customization": "none"}
@@ -235,3 +237,12 @@ def test_weights_are_in_the_text_for_other_tools():
     result = make_result()
     request = result.request.model_copy(update={"target_weights": (1.3,)})
     assert ":1.3)" in infotext(replace(result, request=request)).splitlines()[0]
+
+
+def test_weights_and_scheduler_are_written_and_read_back(tmp_path):
+    prompt = weighted_prompt("a person, with (red hair:1.5)", ["a hat"])
+    result = replace(make_result(), prompt=prompt, scheduler="dpmpp_2m")
+    lines = infotext(result).splitlines()
+    assert lines[0] == "a person, with (red hair:1.5), a hat" and "Sampler: DPM++ 2M," in lines[-1]
+    again = read_result(write_result(result, tmp_path / "out"))
+    assert again.prompt == prompt and again.scheduler == "dpmpp_2m"

@@ -255,7 +255,7 @@ def test_maps_change_no_pixel_of_any_scheduler(pair, scheduler):
     assert mapped.original.tobytes() == plain.original.tobytes()
     assert mapped.customized.tobytes() == plain.customized.tobytes()
     assert (plain.customized.tobytes() == pair(map_steps=0).run().customized.tobytes()) == (scheduler == "ddim")
-    assert all(0 < maps.soft_map.max() <= 1 for maps in mapped.maps)
+    assert all(0 < maps.soft_map.max() <= 1 for maps in mapped.maps) and plain.scheduler == scheduler
 
 
 @pytest.mark.parametrize("field, value", [("scheduler", "dpm"), ("height", 33), ("width", 8), ("width", 100_000)])

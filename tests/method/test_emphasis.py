@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spf.method.emphasis import emphasise, parse_emphasis, weighted_prompt
+from spf.method.emphasis import emphasise, parse_emphasis, weighted_prompt, write_emphasis
 from spf.method.phrases import drop_last_phrase, first_targets, join_prompt
 
 
@@ -88,3 +88,11 @@ def test_emphasis_scales_tokens_and_keeps_the_mean_magnitude():
     torch.testing.assert_close(ratio[1] / ratio[0], torch.full((8,), 1.5, dtype=torch.float64))
     assert not emphasise(torch.zeros(1, 2, 3), torch.tensor([[0.0, 2.0]])).any()
     assert torch.isfinite(emphasise(embeddings, torch.zeros(2, 5))).all()
+
+
+@pytest.mark.parametrize("text", [
+    "a (red hat:1.3) here", "((red:1.2) hat:1.5)", "(red (hat:0.5):1.5)", r"a \(man\), (b:2)", "(a:1.2)(b:1.3)", "plain", ""])
+def test_weights_are_written_as_they_are_read(text):
+    plain, spans = parse_emphasis(text)
+    assert write_emphasis(plain, spans) == text
+    assert parse_emphasis(write_emphasis(plain, spans)) == (plain, spans)
