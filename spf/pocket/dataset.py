@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -32,16 +33,23 @@ def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size:
         raise InvalidInput("--count", f"must lie between 1 and {MAX_COUNT} (got {count})")
     write_folder(folder, examples(attribute, count, seed, size))
     if masks:
-        _write_masks(attribute, folder, seed, size)
+        write_masks(folder, target_masks(attribute, count, seed, size))
     return folder
 
 
-def _write_masks(attribute: str, folder: Path, seed: int, size: int) -> None:
-    staged = folder / ".masks.partial"
+def target_masks(attribute: str, count: int, seed: int, size: int) -> Iterator[Image.Image]:
+    """Where the target is in each picture that `render_folder` writes, white inside."""
+    for index in range(count):
+        yield Image.fromarray(renderer.part_mask(_example(attribute, seed, index)[0], "target", size))
+
+
+def write_masks(folder: Path, masks: Iterable[Image.Image]) -> None:
+    """Masks for the pictures that `data.writer.write_folder` has written into `folder`, in their order."""
+    staged = folder / f".{MASKS}.partial"
+    shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    for index, name in enumerate(sorted(path.name for path in folder.glob("*.png"))):
-        region = renderer.part_mask(_example(attribute, seed, index)[0], "target", size)
-        Image.fromarray(region).save(staged / name)
+    for name, mask in zip(sorted(path.name for path in folder.glob("*.png")), masks, strict=True):
+        mask.save(staged / name)
     replace_folder(staged, folder / MASKS)
 
 
