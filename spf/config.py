@@ -493,6 +493,8 @@ def train_config(preset: str, overrides: dict[str, Any]) -> TrainConfig:
     model = model_preset(str(overrides.get("model", values.get("model"))))
     values["method"] = model.method.model_dump() | values.get("method", {})
     recipe, tuned = str(overrides.get("recipe", values.get("recipe", "spf"))), values.pop("recipes", {})
+    if unknown := tuned.keys() - RECIPES.keys():
+        raise InvalidInput("recipes", f"'{min(unknown)}' of {preset}.yaml is not known; choose from {', '.join(RECIPES)}")
     for changes in (RECIPES.get(recipe, {}), tuned.get(recipe, {})):
         values = _merged(values, copy.deepcopy(changes))
     return parse(TrainConfig, with_overrides(values, overrides))

@@ -71,6 +71,9 @@ def test_a_preset_tunes_a_recipe_and_the_command_line_has_the_last_word(tiny, mo
     assert (tuned.learning_rate, tuned.adapter.rank, tuned.adapter.layers) == (0.5, 3, "attention")
     assert config.train_config("tiny", values | {"stage1.adapter.rank": 7}).stage1.adapter.rank == 7
     assert config.train_config("tiny", values | {"recipe": "spf"}).stage1.learning_rate == 1e-3
+    recipes["lorra"] = {}
+    with pytest.raises(InvalidInput, match="recipes: 'lorra' of tiny.yaml is not known; choose from spf, standard, lora"):
+        config.train_config("tiny", values)
     assert RECIPES["lora"] == {"stage1": {"trainable": "lora", "adapter": {"layers": "attention"}}}, "defaults are not written to"
 
 
