@@ -30,7 +30,8 @@ def published_bytes(preset: ModelPreset) -> int:
 
 def parameter_counts(folder: Path) -> dict[str, int]:
     """Parameters of every network that a folder of component configurations describes, by component."""
-    return {part: sum(parameter.numel() for parameter in empty_component(folder / part).parameters())
+    tied = "encoder.embed_tokens.weight"  # T5's one embedding under its second name
+    return {part: sum(value.numel() for name, value in empty_component(folder / part).named_parameters() if name != tied)
             for part in networks(folder)}
 
 

@@ -1,0 +1,139 @@
+"""What the doctor finds, what it would download, and how much memory it predicts, against what is known or measured."""
+
+import shutil
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+
+from spf import config, doctor, plan
+from spf.backbones import sizes, source
+from spf.backbones.checkpoints import load_backbone
+from spf.clip import Clip
+from spf.errors import InvalidInput, ModelNotFound
+from spf.training.stages import FineTuneStage
+
+
+def preset_file(tmp_path, **values) -> None:
+    path = config.CONFIGS / "models" / "tiny.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | values))
+
+
+# --- what is found
+
+def test_a_published_model_is_no_problem_and_says_how_much_there_is_to_download(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    preset_file(tmp_path, pretrained_model_name_or_path="someone/portraits", clip="ViT-L-14:openai")
+    report = doctor.diagnose()
+    assert report["models"] == {"tiny": "not downloaded: 6.0 GB; get it with 'python -m spf download tiny'"}
+    assert not any("tiny" in problem for problem in report["problems"])
+
+
+def test_a_damaged_or_foreign_model_is_a_problem(tiny, tmp_path, model_folder):
+    preset_file(tmp_path, family="mmdit")
+    (problem,) = [problem for problem in doctor.diagnose()["problems"] if "tiny" in problem]
+    assert problem.startswith("model 'tiny': ") and "choose the preset of that family" in problem
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle, honestly")
+    preset_file(tmp_path, family="unet", pretrained_model_name_or_path=str(tmp_path / "model.safetensors"))
+    assert any("pickle" in problem for problem in doctor.diagnose()["problems"])
+    preset_file(tmp_path, pretrained_model_name_or_path=str(model_folder), clip="ViT-L-14:openai")
+    assert any("'ViT-L-14:openai' is not on this computer" in problem for problem in doctor.diagnose()["problems"])
+
+
+def test_published_sizes_are_those_of_the_published_models():
+    sd15, sd35 = (sizes.parameter_counts(source.PUBLISHED[family]) for family in ("unet", "mmdit"))
+    assert sd15 == {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}
+    assert sd35["transformer"] == 2_243_171_520 and sd35["text_encoder_3"] == pytest.approx(4.76e9, rel=0.01)
+    assert sd35["text_encoder_2"] == 694_659_840 and sd35["vae"] == pytest.approx(83.8e6, rel=0.01)
+
+
+def test_downloading_without_a_network_is_refused_in_words(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFound, match="'someone/portraits' cannot be downloaded .*check the connection"):
+        source.download(tiny.model_copy(update={"pretrained_model_name_or_path": "someone/portraits"}))
+    with pytest.raises(ModelNotFound, match="nothing to download"):
+        source.download(tiny)
+
+
+# --- models of this user's own
+
+def test_a_path_becomes_a_model_of_the_users_own_once(tiny, model_folder, tmp_path, spf_home):
+    made = source.register_model(str(model_folder))
+    assert made == tiny, "a place that has a preset keeps it"
+    (tmp_path / "models").mkdir()
+    shutil.copytree(model_folder, tmp_path / "models" / "My Portraits")
+    made = source.register_model(str(tmp_path / "models" / "My Portraits"))
+    assert made.name == "my-portraits" and made.family == "unet" and made.resolution == 64
+    assert made.clip == str(tmp_path / "models" / "My Portraits" / "clip")
+    assert list(config.model_presets()) == ["tiny", "my-portraits"] and config.model_preset("my-portraits") == made
+    assert source.register_model(str(tmp_path / "models" / "My Portraits")) == made
+    assert load_backbone(made)
+
+
+@pytest.mark.parametrize("content", [None, b"\x80\x04 pickle", b"12345678"])
+def test_what_is_no_model_is_never_registered(tiny, tmp_path, spf_home, content):
+    path = tmp_path / "thing.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelNotFound, match="thing.safetensors"):
+        source.register_model(str(path))
+    assert list(config.model_presets()) == ["tiny"] and not spf_home.exists()
+
+
+# --- what training would take
+
+def live_bytes(preset, batch: int) -> int:
+    """The same count over a real step of stage 1."""
+    backbone, clip = load_backbone(preset), Clip.load(preset.clip)
+    response = backbone.fork()
+    for _, parameter in response.trainable_parameters("full"):
+        parameter.requires_grad_(True)
+    examples = plan.examples(response, clip, batch, preset.resolution)
+    stage = FineTuneStage(response, examples.base[[0]])
+    with plan.LiveBytes([*response.denoiser.parameters(), *response.denoiser.buffers()]) as counted:
+        losses, _ = stage.training_forward(examples, torch.Generator())
+        sum(losses.values()).backward()
+    return counted.peak
+
+
+def test_fake_tensors_live_and_die_like_real_ones(tiny):
+    predicted = plan.predict(tiny, plan.Option(1, "full"), 4, tiny.resolution)["step"]
+    assert predicted == pytest.approx(live_bytes(tiny, 4), rel=0.1)
+
+
+LEAN = plan.Option(2, "cross", bf16=True, gradient_checkpointing=True, tiny_autoencoder=True)
+
+
+def test_every_option_is_tried_alone_and_with_all_others():
+    assert plan.Option(1, "full") in plan.ladder() and LEAN in plan.ladder() and len(set(map(str, plan.ladder()))) == 11
+
+
+@pytest.mark.parametrize("family", ["unet", "mmdit"])
+def test_every_option_saves_what_it_promises(family, tiny, monkeypatch):
+    monkeypatch.setattr(plan, "ladder", lambda: [plan.Option(1, "full"), plan.Option(1, "cross"), LEAN])
+    report = plan.plan("tiny", 2)
+    peaks = {row["option"]: row for row in report["options"]}
+    denoiser = next(count for name, count in report["parameters"].items() if name in ("unet", "transformer"))
+    full, cross = peaks["stage 1, full trainable, fp32"], peaks["stage 1, cross trainable, fp32"]
+    assert full["adam_gb"] == pytest.approx(8 * denoiser / 1e9, abs=1e-3) and cross["adam_gb"] < full["adam_gb"] / 2
+    assert full["peak_gb"] >= full["adam_8bit_gb"] >= full["both_gb"] and full["offload_gb"] <= full["peak_gb"]
+    assert "stage 2, cross trainable, bf16, gradient checkpointing, tiny autoencoder" in peaks and len(peaks) == 3
+    text = plan.as_text(report)
+    assert "8-bit Adam" in text and text.count("\n") == len(report["options"]) + 4
+
+
+def test_more_pictures_and_no_checkpointing_hold_more(tiny):
+    base = plan.Option(1, "full")
+    small, large = (plan.predict(tiny, base, batch, 64)["step"] for batch in (2, 8))
+    lean = plan.predict(tiny, plan.Option(1, "full", gradient_checkpointing=True), 8, 64)["step"]
+    half = plan.predict(tiny, plan.Option(1, "full", bf16=True), 8, 64)["step"]
+    assert small < large and lean < large and half < large
+
+
+@pytest.mark.parametrize("batch, resolution, field", [(0, None, "--batch"), (10**6, None, "--batch"), (1, 63, "--resolution"),
+                                                      (1, 100_000, "--resolution")])
+def test_impossible_plans_are_refused(tiny, batch, resolution, field):
+    with pytest.raises(InvalidInput, match=field):
+        plan.plan("tiny", batch, resolution)
