@@ -76,7 +76,7 @@ def generate(service: Service, form: Form, session: Session) -> Iterator[Screen]
     session.stop, session.superseded = (stop := threading.Event()), False
     started = time.monotonic()
     try:
-        request = form.request()
+        request = session.running = form.request()
         model_preset(request.model)
         yield Screen(notice="", status=markup.quiet(strings.STATUS_WAITING), busy=True)
         for item in live.stream(service, request, stop):
@@ -91,6 +91,8 @@ def generate(service: Service, form: Form, session: Session) -> Iterator[Screen]
     except Exception:
         log.exception("generation failed")
         yield _stopped(session, markup.problem(strings.UNEXPECTED))
+    finally:
+        session.running = None
 
 
 def cancel(session: Session) -> None:
@@ -98,10 +100,15 @@ def cancel(session: Session) -> None:
     session.stop.set()
 
 
-def supersede(session: Session) -> None:
-    """The same because the form changed: nothing needs to be said about it."""
-    session.superseded = True
-    session.stop.set()
+def supersede(session: Session, form: Form) -> None:
+    """Cancel the generation under way if the form asks for another portrait by now: that one is on its way."""
+    try:
+        changed = session.running is not None and form.request() != session.running
+    except SpfError:
+        return
+    if changed:
+        session.superseded = True
+        session.stop.set()
 
 
 def wants_redraw(session: Session, form: Form, redraw: bool) -> bool:

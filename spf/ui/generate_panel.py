@@ -207,14 +207,14 @@ def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls
             for screen in handlers.generate(service, form, session):
                 yield View.write(screen)
 
-    def supersede(session: Session, live: bool) -> None:
+    def supersede(session: Session, live: bool, *values: Any) -> None:
         if live:
-            handlers.supersede(session)
+            handlers.supersede(session, Fields.read(values))
 
     view.generate.click(generate, inputs, view.all(), **options)
     view.cancel.click(handlers.cancel, [panel.session], None, **QUIET)
     for changed in (panel.fields.targets.input, panel.fields.customization.input):
-        changed(supersede, [panel.session, controls.live], None, **QUIET)
+        changed(supersede, [panel.session, controls.live, *panel.fields.all()], None, **QUIET)
         changed(redraw, [panel.session, controls.live, *panel.fields.all()], view.all(),
                 trigger_mode="always_last", **options)
 

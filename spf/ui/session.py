@@ -81,6 +81,7 @@ class Session:
         self.look = Look()
         self.pinned: int | None = None  # the step that others are compared with
         self.stop = threading.Event()  # set to cancel the generation under way
+        self.running: GenerationRequest | None = None  # what is being drawn
         self.superseded = False  # it was cancelled because the form changed: the next one is on its way
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:

@@ -149,8 +149,17 @@ def test_a_change_is_drawn_at_once_only_where_there_is_something_new(service, se
 def test_a_generation_that_a_change_replaces_ends_without_a_word(session):
     generation = handlers.generate(fakes.FakeService(0.2), FORM, session)
     next(generation)
-    handlers.supersede(session)
-    assert list(generation)[-1].notice == ""
+    handlers.supersede(session, replace(FORM, seed=8))
+    assert list(generation)[-1].notice == "" and session.timeline.steps() == []
+
+
+@pytest.mark.parametrize("form", [FORM, replace(FORM, seed="x")], ids=["the same", "not usable"])
+def test_a_generation_goes_on_where_the_form_asks_for_nothing_else(session, form):
+    generation = handlers.generate(fakes.FakeService(0.02), FORM, session)
+    next(generation)
+    handlers.supersede(session, form)
+    list(generation)
+    assert len(session.timeline.steps()) == 1 and session.running is None
 
 
 def test_weights_and_switched_off_phrases_reach_the_request(service, session):
