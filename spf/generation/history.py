@@ -21,7 +21,6 @@ from spf.config import GenerationRequest, parse
 from spf.data.pictures import refuse_huge
 from spf.errors import InvalidInput, SpfError
 from spf.generation.request import GenerationResult, StepMaps
-from spf.method.emphasis import write_emphasis
 from spf.method.phrases import Emphasis, Phrase, Prompt
 from spf.metrics.pixels import resized_map
 
@@ -174,6 +173,8 @@ def infotext(result: GenerationResult) -> str:
 
 def _weighted_text(result: GenerationResult) -> str:
     """The prompt with its weights, '(phrase:1.3)' also for a target phrase whose own weight is not 1."""
+    from spf.method.emphasis import write_emphasis  # with torch, which the page opens without
+
     prompt = result.prompt
     targets = [Emphasis(phrase.start, phrase.end, weight)
                for phrase, weight in zip(prompt.targets, result.request.weights, strict=True) if weight != 1]
