@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed or cancelled, 2 bad input. Heavy imports wait unti
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +17,15 @@ from spf.errors import Cancelled, InvalidInput, SpfError, TrainingError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="SPF-Portrait Studio: text-to-portrait customization that changes only what you asked for.")
-dataset = typer.Typer(no_args_is_help=True, help="Picture sets: check one, or render one of the embedded world.")
+dataset = typer.Typer(no_args_is_help=True, help="Picture sets: check, filter, draw, or render one of the embedded world.")
 app.add_typer(dataset, name="dataset")
 jobs_app = typer.Typer(invoke_without_command=True, help="Training runs: list them, pause, save, sample, show the log.")
 app.add_typer(jobs_app, name="jobs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str | None, typer.Option(help="torch device such as cpu or cuda; the best one by default.")]
+Targets = Annotated[list[str], typer.Option("--target", help="Phrase to cut out of captions; repeat for more.")]
+BaseText = Annotated[str, typer.Option("--base-text", help="For pictures whose caption says nothing but the target.")]
 
 
 def main() -> None:
@@ -257,14 +260,77 @@ def _resume(run: str, given: dict[str, Any], as_json: bool) -> None:
 
 
 @dataset.command("check")
-def dataset_check(folder: Path, as_json: Json = False) -> None:
+def dataset_check(
+    folder: Path,
+    target: Targets = [],  # noqa: B006
+    base_text: BaseText = "",
+    model: Annotated[str, typer.Option(help="Model whose text encoder must read the texts; '' asks none.")] = "pocket",
+    as_json: Json = False,
+) -> None:
     """One report on a picture folder that names every problem; exit status 2 if it cannot be trained on."""
+    from spf import config
     from spf.data.check import check_folder
 
-    report = check_folder(folder)
+    window = None
+    if model:
+        from spf.backbones.window import caption_window
+
+        window = caption_window(config.model_preset(_model(model)))
+    report = check_folder(folder, reading=_reading(target, base_text), window=window)
     _report(report.to_dict(), as_json, report.to_text())
     if not report.ok:
         raise SystemExit(2)
+
+
+@dataset.command("filter")
+def dataset_filter(
+    folder: Path,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    keep: Annotated[float, typer.Option(help="Share with the highest image-text score; the paper keeps 0.3.")] = 0.3,
+    clip: Annotated[str, typer.Option(help="open_clip folder, or model:pretrained; the one of 'pocket' if left out.")] = "",
+    minimum: Annotated[list[str], typer.Option(help="hps=0.25 or mps=8: also at least this score; repeat for both.")] = [],  # noqa: B006
+    weights: Annotated[Path | None, typer.Option(help="Folder with the published files of hps and mps.")] = None,
+    target: Targets = [],  # noqa: B006
+    base_text: BaseText = "",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Keep the pictures that show best what their texts say: the paper's recipe for a training set."""
+    from spf import config
+    from spf.clip import Clip
+    from spf.metrics.selection import clip_scorer, filter_folder, preference_scorer
+
+    chosen = _device(device)
+    if bad := [text for text in minimum if not re.fullmatch(r"\w+=[+-]?(\d+\.?\d*|\.\d+)", text)]:
+        raise InvalidInput("--minimum", f"'{bad[0]}' is not of the form name=number, for example hps=0.25")
+    limits = {name: float(value) for name, value in (text.split("=") for text in minimum)}
+    judges = {preference_scorer(name, weights or config.home() / "metrics", chosen): value for name, value in limits.items()}
+    judge = clip_scorer(Clip.load(clip or config.model_preset("pocket").clip).to(chosen))
+    done = filter_folder(folder, out, keep, judge, judges, _reading(target, base_text))
+    _report(done, as_json, f"{done['kept']} of {done['pictures']} pictures are written to {out}.")
+
+
+@dataset.command("generate")
+def dataset_generate(
+    base_texts: Annotated[Path, typer.Option(help="Text file, one base text per line.")],
+    target: Annotated[str, typer.Option(help="Target phrase of every picture.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    model: Annotated[str, typer.Option(help="Model preset, or where a model's files are.")] = "pocket",
+    customization: Annotated[list[str], typer.Option(help="Name, or name:weight; repeat to mix several.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Of the first picture; each further one takes the next.")] = 0,
+    device: Device = None,
+) -> None:
+    """Pictures that a model draws of a target, as a training set for another."""
+    from spf import config
+
+    preset = config.model_preset(_model(model))
+    from spf.generation.service import GenerationService
+    from spf.generation.source import draw_folder, read_base_texts, requests_for
+
+    requests = requests_for(
+        read_base_texts(base_texts), target, seed, model=preset.name, customization="+".join(customization) or None,
+        num_inference_steps=preset.num_inference_steps, guidance_scale=preset.guidance_scale)
+    print(f"{draw_folder(GenerationService(_device(device)), requests, out)} pictures are written to {out}.")
 
 
 @dataset.command("render")
@@ -408,6 +474,12 @@ def _model(text: str | None) -> str | None:
     from spf.backbones.source import register_model
 
     return register_model(text).name
+
+
+def _reading(target: list[str], base_text: str):
+    from spf.data.captions import Reading
+
+    return Reading(tuple(target), " ".join(base_text.split()))
 
 
 def _device(name: str | None):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from spf.backbones.base import Backbone
 from spf.backbones.checkpoints import load_backbone
-from spf.config import ComponentConfig, RecogniserPretrainConfig, model_preset
+from spf.config import REPOSITORY, ComponentConfig, ModelPreset, RecogniserPretrainConfig, model_preset
 from spf.pocket.autoencoder import to_images
 from spf.pocket.component import Component, multiplies_bf16
 from spf.pocket.parts import PartTraining
@@ -30,6 +30,7 @@ from spf.pocket.world import TARGETS, Portrait
 UNKNOWN = -1  # the label of an attribute that cannot be seen
 # What generated pictures show and rendered ones do not. Strengths in training reach beyond those of the test.
 MAX_BLUR, MAX_NOISE, MAX_SHIFT = 1.5, 0.2, 0.1  # pixels of 128; standard deviation and offset, in units of [-1, 1]
+ATTRIBUTES_WEIGHT = 4.0  # against the masks: most attributes are soon read without fault and weigh nothing in the mean
 _TAPS = 9  # of the blur
 
 
@@ -62,10 +63,10 @@ class RecogniserTraining(PartTraining):
 
     def _examples(self) -> Examples:
         pictures, world = self.base.pictures(), self.base.config
-        backbone = load_backbone(model_preset(self.config.base), self.device)
+        model = model_preset(self.config.base)
         return Examples(
             pixels=pictures.pixels, labels=label_rows(pictures.portraits),
-            softened=softened_set(backbone, pictures.pixels[:self.config.softened], self.folder, self.device),
+            softened=softened_set(model, pictures.pixels[:self.config.softened], self.folder, self.device),
             masks=mask_set(self.base.folder / "pictures", world.seed, self.config.masks, world.target_share, SIZE))
 
 
@@ -101,12 +102,14 @@ def unpack_masks(bits: np.ndarray) -> Tensor:
     return torch.from_numpy(planes).float()
 
 
-def softened_set(backbone: Backbone, pixels: np.ndarray, folder: Path, device: torch.device, batch: int = 32) -> np.ndarray:
-    """`pixels` after encoding and decoding, kept in `folder`: the softness that every generated picture has."""
-    sample = _through(backbone, to_images(pixels[:4], device))  # differs for another autoencoder and for other pictures
-    path = folder / f"softened-{hashlib.sha256(sample.tobytes() + bytes(str(len(pixels)), 'ascii')).hexdigest()[:16]}.npy"
+def softened_set(preset: ModelPreset, pixels: np.ndarray, folder: Path, device: torch.device, batch: int = 32) -> np.ndarray:
+    """`pixels` after a model's encoding and decoding, kept in `folder`: the softness that every generated picture has."""
+    digest = hashlib.sha256(np.ascontiguousarray(pixels[:4]).tobytes() + str(len(pixels)).encode())
+    for weights in sorted((REPOSITORY / preset.pretrained_model_name_or_path / "vae").glob("*.safetensors")):
+        digest.update(weights.read_bytes())
+    path = folder / f"softened-{digest.hexdigest()[:16]}.npy"
     if not path.exists():
-        staged = path.with_suffix(".partial")
+        backbone, staged = load_backbone(preset, device), path.with_suffix(".partial")
         written = np.lib.format.open_memmap(staged, "w+", np.uint8, pixels.shape)
         for start in tqdm(range(0, len(pixels), batch), desc="softening", unit="batch"):
             written[start:start + batch] = _through(backbone, to_images(pixels[start:start + batch], device))
@@ -123,14 +126,16 @@ def _through(backbone: Backbone, images: Tensor) -> np.ndarray:
 
 
 def component(network: RecogniserNetwork, examples: Examples, config: ComponentConfig, device: torch.device) -> Component:
-    """Half of each batch has masks; half of the pictures are softened, and most are disturbed otherwise."""
+    """Half of each batch has masks, the other half shows every target as often; pictures are softened and disturbed."""
     network.to(memory_format=torch.channels_last)
+    targets = examples.labels[:, list(READABLE).index("target")]
+    rarity = (1.0 / targets.bincount()[targets]).to(device)  # freckles are missed when they are as rare as in the pictures
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         half = config.batch_size // 2
-        rows = torch.cat([
-            torch.randint(high, (count,), generator=generator, device=device)
-            for high, count in ((len(examples.masks), half), (len(examples.pixels), config.batch_size - half))]).cpu()
+        masked = torch.randint(len(examples.masks), (half,), generator=generator, device=device)
+        balanced = torch.multinomial(rarity, config.batch_size - half, replacement=True, generator=generator)
+        rows = torch.cat([masked, balanced]).cpu()
         soft = torch.rand(len(rows), generator=generator, device=device) < 0.5
         with torch.autocast(device.type, enabled=False):
             images = disturbed(examples.images(rows, soft, device), generator)
@@ -141,7 +146,7 @@ def component(network: RecogniserNetwork, examples: Examples, config: ComponentC
         truth = unpack_masks(examples.masks[rows[:half].numpy()]).to(device)
         truth = truth.flip(3) if mirrored else truth
         masks = mask_loss(network.masks([grid[:half] for grid in grids]).float(), truth)
-        return attributes + masks, {"attributes": attributes.detach(), "masks": masks.detach()}
+        return ATTRIBUTES_WEIGHT * attributes + masks, {"attributes": attributes.detach(), "masks": masks.detach()}
 
     return Component("recogniser", network, loss, config)
 
