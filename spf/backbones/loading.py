@@ -221,14 +221,17 @@ def _read_other_vae(preset: ModelPreset, dtype: torch.dtype) -> nn.Module:
     return _read_component(path, None, dtype)
 
 
+LARGEST_EMPTY_TOKENIZER = 104  # tokens: T5's hundred extra ids and its specials
+
+
 def _require_vocabulary(path: Path, components: Components) -> None:
-    """Without its files transformers builds a tokenizer of two tokens, and ids beyond the embedding crash much later."""
+    """Without its files transformers builds a tokenizer of 2 tokens (CLIP) or 104 (T5), and the text would not be read."""
     for name, tokenizer in components.items():
         encoder = components.get(name.replace("tokenizer", "text_encoder"))
         if not name.startswith("tokenizer") or tokenizer is None or encoder is None:
             continue  # also T5's tokenizer in a folder that leaves T5 out
         size = encoder.config.vocab_size
-        if not 256 < len(tokenizer) <= size:
+        if not LARGEST_EMPTY_TOKENIZER < len(tokenizer) <= size:
             raise ModelNotFound(f"model: the {name} of {path} has {len(tokenizer):,} tokens and its text encoder knows {size:,}; "
                                 "restore the folder.")
 
