@@ -20,9 +20,13 @@ function change(edit) {
   const next = state();
   edit(next.targets);
   props.value = next;
+  redraw();
+  setTimeout(() => trigger('input'));
+}
+
+function redraw() {
   if (pressed) document.addEventListener('pointerup', () => setTimeout(draw), { once: true });
   else draw();
-  setTimeout(() => trigger('input'));
 }
 
 function made(tag, name, label, content = '') {
@@ -107,5 +111,5 @@ adder.addEventListener('keydown', (event) => {
   if (event.key === 'Enter') { event.preventDefault(); add(); }
 });
 adder.addEventListener('blur', add);  // a phrase that was typed and left without Enter counts, too
-watch('value', draw);
+watch('value', redraw);
 draw();

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -85,6 +85,15 @@ class View(Group):
             gr.skip() if count is None else gr.update(
                 maximum=max(count, 2), value=screen.map_step, interactive=count > 1),
             gr.skip() if screen.timeline is None else screen.timeline]
+
+    def stream(self, screens: Iterable[Screen]) -> Iterator[list[Any]]:
+        """Updates for `all()`, one by one. Without any, all are skipped: gradio empties what nothing is written to."""
+        written = False
+        for screen in screens:
+            written = True
+            yield self.write(screen)
+        if not written:
+            yield [gr.skip() for _ in self.all()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,14 +207,11 @@ def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls
                "show_progress_on": [view.status], "api_visibility": "private"}
 
     def generate(session: Session, *values: Any) -> Iterator[list[Any]]:
-        for screen in handlers.generate(service, Fields.read(values), session):
-            yield View.write(screen)
+        yield from view.stream(handlers.generate(service, Fields.read(values), session))
 
     def redraw(session: Session, live: bool, *values: Any) -> Iterator[list[Any]]:
         form = Fields.read(values)
-        if handlers.wants_redraw(session, form, live):
-            for screen in handlers.generate(service, form, session):
-                yield View.write(screen)
+        yield from view.stream(handlers.generate(service, form, session) if handlers.wants_redraw(session, form, live) else ())
 
     def supersede(session: Session, live: bool, *values: Any) -> None:
         if live:
