@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spf.data import metadata
 from spf.data.captions import Reading, read_caption
-from spf.data.metadata import EXAMPLE, MAX_REPEATS, METADATA, Row, clean
+from spf.data.metadata import EXAMPLE, MASKS, MAX_REPEATS, METADATA, Row, clean
 from spf.data.names import files_below, leaves, pictures_below
 from spf.data.problems import Problem, count, shown
 
@@ -58,7 +58,7 @@ def _read(folder: Path, reading: Reading) -> Layout:
             return Layout(root, "metadata", rows, problems, _unread_captions(root))
     if not os.listdir(folder):
         return _refused(folder, "empty-folder", f"folder '{name}' is empty; {REMEDY}")
-    found = pictures_below(folder)
+    found = [name for name in pictures_below(folder) if MASKS not in name.split("/")[:-1]]
     if any(_kohya(picture) for picture in found):
         return _captioned(folder, "kohya", found, reading)
     files = set(files_below(folder))

@@ -6,7 +6,7 @@ import os
 import shutil
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -174,6 +174,7 @@ actions = st.one_of(
     st.tuples(st.just("restore"), st.integers(0, 9), words), st.tuples(st.just("undo"), st.integers(1, 3), words))
 
 
+@settings(max_examples=40)  # every step is brought to the disk
 @given(st.lists(actions, max_size=12), st.booleans())
 def test_undo_is_the_way_back_through_any_changes(tmp_path_factory, sequence, captions):
     """A model of the history beside the folder: after every action both agree, and at the end everything is taken back."""

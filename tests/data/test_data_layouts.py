@@ -52,6 +52,14 @@ def test_caption_files(captioned, suffix):
     assert check_folder(folder, reading=HAT).layout == "captions"
 
 
+def test_masks_are_no_pictures_to_train_on(captioned, picture):
+    folder = captioned(*CAPTIONS)
+    (folder / "masks").mkdir()
+    picture(9).save(folder / "masks" / "0.png")
+    report = check_folder(folder, reading=HAT)
+    assert report.ok and report.pictures == 3 and [warning.kind for warning in report.warnings] == ["few-pictures"]
+
+
 def test_one_caption_per_line_of_the_metadata(picture_set):
     rows = [json.dumps({"file_name": f"{index}.png", "text": caption}) for index, caption in enumerate(CAPTIONS)]
     folder = picture_set(count=3)
