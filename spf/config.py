@@ -74,7 +74,7 @@ class ModelPreset(Schema):
     variant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = Field(
         None, description="Which version of a diffusers folder's files to read, for example fp16.")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="What the weights are held in.")
-    vae: str | None = Field(None, description="Another autoencoder: diffusers folder or single file; the model's own if left out.")
+    vae: str | None = Field(None, description="Another autoencoder: diffusers folder or single file; else the model's own.")
     architecture: str | None = Field(
         None, description="Folder of component configurations for a single file; the published ones of its family if left out.")
     clip: str = Field(description="open_clip folder (relative to the repository), or 'model:pretrained' of open_clip.")
@@ -277,7 +277,8 @@ def mix_weights(text: str) -> dict[str, float]:
     for part in text.split("+"):
         name, colon, number = part.partition(":")
         if not re.fullmatch(NAME, name):
-            raise ValueError(f"{_short(name)} is no name of a customization; write for example 'winter-hat' or 'winter-hat:0.7+neon:0.5'")
+            raise ValueError(
+                f"{_short(name)} is no name of a customization; write for example 'winter-hat' or 'winter-hat:0.7+neon:0.5'")
         if colon and not re.fullmatch(r"-?\d{1,3}(\.\d{1,6})?", number):
             raise ValueError(f"{_short(number)} is no weight; write for example '{name}:0.7'")
         if name in weights:
