@@ -29,21 +29,12 @@ function redraw() {
   else draw();
 }
 
-function made(tag, name, label, content = '') {
-  const node = document.createElement(tag);
-  node.className = name;
-  if (tag === 'button') node.type = 'button';
-  if (label) { node.setAttribute('aria-label', label); if (tag === 'button') node.title = label; }
-  node.textContent = content;
-  return node;
-}
-
 const move = (from, to) => change((targets) => {
   if (to >= 0 && to < targets.length) targets.splice(to, 0, ...targets.splice(from, 1));
 });
 
 function textField(target, index) {
-  const field = made('input', 'spf-chip-text', `${words.edit} ${index + 1}`);
+  const field = made('input', 'spf-chip-text', '', `${words.edit} ${index + 1}`);
   field.value = target.text;
   field.addEventListener('keydown', (event) => {
     if (event.key === 'Enter') { event.preventDefault(); field.blur(); }
@@ -58,12 +49,12 @@ function textField(target, index) {
 
 function sliderRow(target, index, shown) {
   const row = made('span', 'spf-chip-weight');
-  const slider = made('input', '', `${words.weight} ${target.text}`);
+  const slider = made('input', '', '', `${words.weight} ${target.text}`);
   Object.assign(slider, { type: 'range', min: 0, max: 2, step: 0.05, value: target.weight });
   slider.addEventListener('input', () => { shown.textContent = `\u00d7${Number(slider.value)}`; });
   slider.addEventListener('change', () => change((targets) => { targets[index].weight = Number(slider.value); }));
-  const up = made('button', '', `${words.up} ${target.text}`, '\u2191');
-  const down = made('button', '', `${words.down} ${target.text}`, '\u2193');
+  const up = made('button', '', '\u2191', `${words.up} ${target.text}`);
+  const down = made('button', '', '\u2193', `${words.down} ${target.text}`);
   up.addEventListener('click', () => move(index, index - 1));
   down.addEventListener('click', () => move(index, index + 1));
   row.append(slider, up, down);
@@ -72,15 +63,15 @@ function sliderRow(target, index, shown) {
 
 function chip(target, index) {
   const box = made('div', `spf-chip${target.on ? '' : ' spf-off'}`);
-  const on = made('input', 'spf-chip-on', `${words.on} ${target.text}`);
+  const on = made('input', 'spf-chip-on', '', `${words.on} ${target.text}`);
   on.type = 'checkbox';
   on.checked = target.on;
   on.title = on.getAttribute('aria-label');
   on.addEventListener('change', () => change((targets) => { targets[index].on = on.checked; }));
-  const weight = made('button', 'spf-chip-times', `${words.weight} ${target.text}`, `\u00d7${target.weight}`);
+  const weight = made('button', 'spf-chip-times', `\u00d7${target.weight}`, `${words.weight} ${target.text}`);
   weight.setAttribute('aria-expanded', opened.has(target.text));
   weight.addEventListener('click', () => { opened.delete(target.text) || opened.add(target.text); draw(); });
-  const remove = made('button', 'spf-chip-remove', `${words.remove} ${target.text}`, '\u00d7');
+  const remove = made('button', 'spf-chip-remove', '\u00d7', `${words.remove} ${target.text}`);
   remove.addEventListener('click', () => { change((targets) => targets.splice(index, 1)); adder.focus(); });
   box.append(on, textField(target, index), weight, remove);
   if (opened.has(target.text)) box.append(sliderRow(target, index, weight));
@@ -88,7 +79,7 @@ function chip(target, index) {
 }
 
 function suggestion(phrase) {
-  const button = made('button', '', '', `+ ${phrase}`);
+  const button = made('button', '', `+ ${phrase}`);
   button.addEventListener('click', () => change((targets) => targets.push({ text: phrase, weight: 1, on: true })));
   return button;
 }

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from spf.ui import strings
+from spf.ui.wiring import script
 
-_SCRIPT = Path(__file__).with_name("chips.js")
 _SKELETON = """<div class="spf-chips" {words} role="group" aria-label="{label}">
 <span class="spf-label">{label}</span><span class="spf-hint">{hint}</span>
 <div class="spf-chip-list"></div>
@@ -37,7 +36,7 @@ def chips(elem_id: str) -> gr.HTML:
     skeleton = _SKELETON.format(
         words=" ".join(f'data-{name}="{escape(text)}"' for name, text in words.items()), label=escape(strings.TARGETS),
         hint=escape(strings.TARGETS_HINT), add=escape(strings.TARGETS_ADD), known=escape(strings.TARGETS_KNOWN))
-    return gr.HTML(value([], []), html_template=skeleton, js_on_load=_SCRIPT.read_text(encoding="utf-8"),
+    return gr.HTML(value([], []), html_template=skeleton, js_on_load=script("chips.js"),
                    apply_default_css=False, elem_id=elem_id)
 
 

@@ -11,14 +11,6 @@ const bytes = (text) => Uint8Array.from(atob(text), (character) => character.cha
 const cells = () => value().grid[0] * value().grid[1];
 const mean = () => state.step === 0;
 
-function made(tag, name, content = '') {
-  const node = document.createElement(tag);
-  node.className = name;
-  node.textContent = content;
-  if (tag === 'button') node.type = 'button';
-  return node;
-}
-
 // Values 0..255 of one map at the chosen step, or their mean over all steps.
 function values(map) {
   const all = decoded.get(map.key), size = cells();

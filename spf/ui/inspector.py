@@ -14,9 +14,8 @@ from spf.generation.request import GenerationResult
 from spf.method.phrases import Phrase
 from spf.ui import markup, overlay, steps, strings, viewer
 from spf.ui.session import Kept, Session, Shown
-from spf.ui.wiring import QUIET
+from spf.ui.wiring import QUIET, script
 
-_SCRIPT = Path(__file__).with_name("inspector.js")
 _MARKUP = Path(__file__).with_name("inspector.html")
 WEAK = 0.05  # a phrase whose attention never rises further above its lowest value was not located
 
@@ -27,7 +26,7 @@ def add_panel(session: gr.State, tab: gr.Tab) -> gr.HTML:
     for name, text in strings.INSPECT.items():
         skeleton = skeleton.replace(f"[[{name}]]", escape(text))
     skeleton = skeleton.replace("[[legend-picture]]", markup.legend())
-    inspector = gr.HTML(None, html_template=skeleton, js_on_load=_SCRIPT.read_text(encoding="utf-8"),
+    inspector = gr.HTML(None, html_template=skeleton, js_on_load=script("inspector.js"),
                         apply_default_css=False, elem_id="spf-inspector")
     tab.select(look, [session], [inspector], **QUIET)
     return inspector

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from spf.config import GenerationRequest
 from spf.generation.timeline import Step, lanes
 from spf.ui import strings, viewer
+from spf.ui.wiring import script
 
-_SCRIPT = Path(__file__).with_name("timeline.js")
 STRIP_SIDE, STRIP_MARGIN, STRIP_TEXT = 256, 16, 40  # pixels of the exported chain
 
 
@@ -26,7 +26,7 @@ def timeline(elem_id: str) -> gr.HTML:
         f'<div class="spf-timeline-bar"><h3 class="spf-heading">{escape(strings.TIMELINE)}<span class="spf-hint">'
         f'{escape(strings.TIMELINE_HINT)}</span></h3>{buttons}</div><div class="spf-tree"></div></div>')
     return gr.HTML(value([], None, None, Path(), False, False), html_template=skeleton,
-                   js_on_load=_SCRIPT.read_text(encoding="utf-8"), apply_default_css=False, elem_id=elem_id)
+                   js_on_load=script("timeline.js"), apply_default_css=False, elem_id=elem_id)
 
 
 def value(steps: list[Step], current: int | None, pinned: int | None, outputs: Path, undo: bool, redo: bool,

@@ -5,14 +5,6 @@ const tree = root.querySelector('.spf-tree');
 const [undo, redo, strip] = root.querySelectorAll('.spf-timeline-bar button');
 let downloaded = null;
 
-function made(tag, name, content = '') {
-  const node = document.createElement(tag);
-  node.className = name;
-  node.textContent = content;
-  if (tag === 'button') node.type = 'button';
-  return node;
-}
-
 function drawStep(step) {
   const box = made('div', `spf-step${step.current ? ' spf-current' : ''}${step.first ? '' : ' spf-follows'}`);
   if (step.drop > 0) { box.classList.add('spf-branch'); box.style.setProperty('--drop', step.drop); }

@@ -12,8 +12,8 @@ import gradio as gr
 from PIL import Image
 
 from spf.ui import overlay, strings
+from spf.ui.wiring import script
 
-_SCRIPT = Path(__file__).with_name("viewer.js")
 _PANE = """<section class="spf-pane" data-slot="{slot}" aria-label="{label}">
 <header><select aria-label="{label}"></select><a hidden title="{save}" aria-label="{save} {label}">{save}</a></header>
 <div class="spf-frame"><span class="spf-empty">{empty}</span><img hidden draggable="false" alt=""></div>
@@ -44,7 +44,7 @@ def viewer(elem_id: str) -> gr.HTML:
         f'aria-label="{escape(strings.VIEW_MODE)}">{modes}</div><div class="spf-zoom" role="group" '
         f'aria-label="{escape(strings.ZOOM)}">{zoom}</div></div><div class="spf-panes">{panes}</div>'
         f'<input class="spf-split" type="range" min="0" max="100" value="50" aria-label="{escape(strings.SPLIT)}"></div>')
-    return gr.HTML(value([]), html_template=skeleton, js_on_load=_SCRIPT.read_text(encoding="utf-8"),
+    return gr.HTML(value([]), html_template=skeleton, js_on_load=script("viewer.js"),
                    apply_default_css=False, elem_id=elem_id)
 
 

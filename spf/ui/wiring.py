@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from spf.errors import SpfError
@@ -13,6 +14,11 @@ log = logging.getLogger(__name__)
 
 DEVICE_QUEUE = "device"  # events that run the model wait for one another
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def script(name: str) -> str:
+    """A component's script, which may call `made`."""
+    return "".join(Path(__file__).with_name(part).read_text(encoding="utf-8") for part in ("made.js", name))
 
 
 class Group:

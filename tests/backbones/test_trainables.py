@@ -1,6 +1,7 @@
 """What a stage trains: exactly that learns, whatever was added ends up in plain tensors, and the answer stays the same."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -123,8 +124,11 @@ class TestAdaLora:
 
     @pytest.mark.parametrize("steps", [1, 2, 3, 7])
     def test_a_short_run_is_no_error(self, backbone, steps):
+        before = prediction(backbone)
         with learning(backbone, stage("adalora"), steps, seed=0) as learner:
-            train(backbone, learner, steps)
+            losses = train(backbone, learner, steps)
+        assert len(losses) == steps and all(map(math.isfinite, losses))
+        assert prediction(backbone).isfinite().all() and not torch.equal(prediction(backbone), before)
 
     def test_the_orthogonality_term_is_its_definition(self, backbone):
         with learning(backbone, stage("adalora", orthogonality=0.5), STEPS, seed=0) as learner:
