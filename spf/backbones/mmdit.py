@@ -15,8 +15,9 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from spf.backbones import autoencoder
 from spf.backbones.autoencoder import Autoencoder
-from spf.backbones.base import LayerFeatures, Sampler, TextFeatures, Trainable
+from spf.backbones.base import LayerFeatures, Sampler, TextFeatures
 from spf.backbones.capture import capture, latent_grid
+from spf.backbones.latent import LatentDiffusion
 from spf.backbones.samplers import FLOW_SAMPLERS, sampler_class
 from spf.backbones.tokens import Reader, fit, memberships, tokenize
 from spf.config import Scheduler
@@ -34,7 +35,7 @@ JOINT_PROJECTIONS = tuple(f".{JOINT_ATTENTION}.{name}." for name in (
 
 
 @dataclass
-class MMDiTBackbone:
+class MMDiTBackbone(LatentDiffusion):
     """The MM-DiT family of backbones.base.Backbone. Without T5 its place in the sequence is filled with zeros (D19)."""
 
     tokenizer: CLIPTokenizer
@@ -47,6 +48,7 @@ class MMDiTBackbone:
     vae: Autoencoder
     scheduler: FlowMatchEulerDiscreteScheduler
 
+    cross_projections = JOINT_PROJECTIONS
     default_scheduler = "euler"
 
     def __post_init__(self) -> None:
@@ -64,10 +66,6 @@ class MMDiTBackbone:
     def _modules(self) -> list[nn.Module]:
         modules = (self.text_encoder, self.text_encoder_2, self.text_encoder_3, self.denoiser, self.vae)
         return [module for module in modules if module is not None]
-
-    @property
-    def device(self) -> torch.device:
-        return self.denoiser.device
 
     def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
         config = self.denoiser.config
@@ -128,17 +126,6 @@ class MMDiTBackbone:
         names = [name for sites in self._sites for name in sites.names]
         with capture(self.denoiser, names) as outputs, latent_grid(self.denoiser) as grid:
             yield _JointAttention(self._sites, self.denoiser.config.patch_size, outputs, grid)
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        return autoencoder.encode(self.vae, images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return autoencoder.decode(self.vae, latents)
-
-    def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self.denoiser.named_parameters():
-            if which == "full" or any(part in name for part in JOINT_PROJECTIONS):
-                yield name, parameter
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from spf.backbones import autoencoder, parallel_attention
 from spf.backbones.autoencoder import Autoencoder
-from spf.backbones.base import LayerFeatures, Sampler, TextFeatures, Trainable
+from spf.backbones.base import LayerFeatures, Sampler, TextFeatures
 from spf.backbones.capture import capture, latent_grid
+from spf.backbones.latent import LatentDiffusion
 from spf.backbones.samplers import UNET_SAMPLERS, sampler_class
 from spf.backbones.tokens import Reader, fit, memberships, tokenize
 from spf.config import Scheduler
@@ -32,7 +33,7 @@ CROSS_PROJECTIONS = tuple(f"{CROSS_ATTENTION}.{name}." for name in ("to_q", "to_
 
 
 @dataclass
-class UNetBackbone:
+class UNetBackbone(LatentDiffusion):
     """The U-Net family of backbones.base.Backbone."""
 
     tokenizer: CLIPTokenizer
@@ -41,6 +42,7 @@ class UNetBackbone:
     vae: Autoencoder
     scheduler: DDIMScheduler
 
+    cross_projections = CROSS_PROJECTIONS
     default_scheduler = "ddim"
 
     def __post_init__(self) -> None:
@@ -52,10 +54,6 @@ class UNetBackbone:
         # walked once: looking through all modules at every step costs more than the hooks
         self._cross_attentions = [
             name for name, _ in self.denoiser.named_modules() if name.endswith(f".{CROSS_ATTENTION}")]
-
-    @property
-    def device(self) -> torch.device:
-        return self.denoiser.device
 
     def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
         return self.denoiser.config.in_channels, *autoencoder.latent_size(self.vae, height, width or height)
@@ -94,17 +92,6 @@ class UNetBackbone:
         sites = [f"{name}.{projection}" for name in names for projection in ("to_q", "to_k")]
         with capture(self.denoiser, sites) as outputs, latent_grid(self.denoiser) as grid:
             yield _CrossAttention(self.denoiser, names, outputs, grid)
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        return autoencoder.encode(self.vae, images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return autoencoder.decode(self.vae, latents)
-
-    def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self.denoiser.named_parameters():
-            if which == "full" or any(part in name for part in CROSS_PROJECTIONS):
-                yield name, parameter
 
 
 @dataclass(frozen=True)
