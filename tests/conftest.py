@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 import os
+import sys
 
 import spf  # noqa: F401
 
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import (
     CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer)
 
-from spf import config
+from spf import cli, config
 from spf.backbones.base import Backbone
 from spf.backbones.mmdit import MMDiTBackbone
 from spf.backbones.unet import UNetBackbone
@@ -194,3 +195,16 @@ def tiny(family, model_folder, tmp_path, monkeypatch) -> config.ModelPreset:
 def picture_folder(tmp_path_factory):
     """Four pictures of the target 'a winter hat', 64x64. Read-only."""
     return render_folder("winter-hat", 4, tmp_path_factory.mktemp("pictures") / "hats", size=64)
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """command_line("generate", ...): (exit status, standard output, standard error) of the verbs, in this process."""
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["spf", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spf import cli, config, library
+from spf import config, library
 from spf.training import preview
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -18,19 +18,11 @@ FILES = ["customized.png", "maps.npz", "original.png", "result.json", "sfcm.png"
 
 
 @pytest.fixture
-def spf(tiny, monkeypatch, capsys, tmp_path):
-    """spf("generate", ...): (exit status, standard output, standard error) of the command line, in this process."""
+def spf(tiny, command_line, monkeypatch, tmp_path):
+    """The command line where only the tiny model is known."""
     monkeypatch.setattr(library, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(preview, "PREVIEW_STEPS", 1)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["spf", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
+    return command_line
 
 
 def generate(spf, out: Path, *arguments: str, base: str = BASE):
