@@ -208,3 +208,15 @@ def command_line(monkeypatch, capsys):
         return int(ended.value.code or 0), *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def mps_architecture() -> dict:
+    """A CLIP configuration of a few hundred weights for the MPS network."""
+    return {
+        "projection_dim": 16,
+        "text_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                        "projection_dim": 16},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "patch_size": 8, "image_size": 16, "projection_dim": 16},
+    }

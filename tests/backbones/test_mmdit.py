@@ -147,20 +147,8 @@ def test_capturing_changes_no_bit_and_leaves_no_hook(any_t5):
     assert features.layers(), "what was captured stays readable after the block"
 
 
-def test_gradient_checkpointing_gives_the_same_gradients_through_captured_features(response):
-    def gradients():
-        parameters = [parameter.requires_grad_() for _, parameter in response.trainable_parameters("full")]
-        with response.capture() as features:
-            prediction = response.predict(*inputs(response))
-            layers = features.layers()
-        loss = prediction.square().mean() + sum(
-            (feature ** 4).mean() for layer in layers
-            for feature in (layer.image, layer.text, layer.image_key, layer.image_value, layer.attention.text_key))
-        return torch.autograd.grad(loss, parameters, allow_unused=True)
-
-    plain = gradients()
-    response.denoiser.enable_gradient_checkpointing()
-    recomputed = gradients()
+def test_gradient_checkpointing_gives_the_same_gradients_through_captured_features(response, plain_and_recomputed):
+    plain, recomputed = plain_and_recomputed(response, inputs(response))
     assert any(gradient is not None and gradient.any() for gradient in plain)
     for a, b in zip(plain, recomputed, strict=True):
         assert (a is None and b is None) or torch.equal(a, b)

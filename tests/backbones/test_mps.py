@@ -6,19 +6,11 @@ import torch.nn.functional as F
 
 from spf.backbones import mps
 
-TINY = {
-    "projection_dim": 16,
-    "text_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                    "projection_dim": 16},
-    "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                      "patch_size": 8, "image_size": 16, "projection_dim": 16},
-}
-
 
 @pytest.fixture(scope="module")
-def network():
+def network(mps_architecture):
     torch.manual_seed(0)
-    return mps.MpsNetwork(TINY, layers=2, heads=2, head_dim=4).eval().requires_grad_(False)
+    return mps.MpsNetwork(mps_architecture, layers=2, heads=2, head_dim=4).eval().requires_grad_(False)
 
 
 def test_texts_are_padded_with_the_token_that_ends_them(network):

@@ -88,18 +88,8 @@ def test_the_last_pass_wins(backbone):
     assert torch.equal(second, features.layers()[0].image) and not torch.equal(first, second)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients_through_captured_features(response):
-    def gradients():
-        parameters = [parameter.requires_grad_() for _, parameter in response.trainable_parameters("full")]
-        with response.capture() as features:
-            prediction = response.predict(*inputs(response))
-            layers = features.layers()
-        loss = prediction.square().mean() + sum(layer.image.square().mean() + layer.text.square().mean() for layer in layers)
-        return torch.autograd.grad(loss, parameters, allow_unused=True)
-
-    plain = gradients()
-    response.denoiser.enable_gradient_checkpointing()
-    recomputed = gradients()
+def test_gradient_checkpointing_gives_the_same_gradients_through_captured_features(response, plain_and_recomputed):
+    plain, recomputed = plain_and_recomputed(response, inputs(response))
     assert any(gradient is not None and gradient.any() for gradient in plain)
     for a, b in zip(plain, recomputed, strict=True):
         assert (a is None and b is None) or torch.equal(a, b)

@@ -45,20 +45,11 @@ def test_clip_preference_is_the_scaled_cosine(make_pairs, clip):
     torch.testing.assert_close(score, clip.model.logit_scale.exp() * cosine)
 
 
-TINY = {
-    "projection_dim": 16,
-    "text_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                    "projection_dim": 16},
-    "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                      "patch_size": 8, "image_size": 16, "projection_dim": 16},
-}
-
-
-def test_mps_loads_from_a_file_with_the_position_ids_of_older_libraries(tmp_path, make_pairs):
+def test_mps_loads_from_a_file_with_the_position_ids_of_older_libraries(tmp_path, make_pairs, mps_architecture):
     torch.manual_seed(0)
-    weights = MpsNetwork(TINY).state_dict() | {"model.text_model.embeddings.position_ids": torch.arange(77)[None]}
+    weights = MpsNetwork(mps_architecture).state_dict() | {"model.text_model.embeddings.position_ids": torch.arange(77)[None]}
     torch.save(weights, tmp_path / preference.MPS.path)
-    model = preference.mps_model(tmp_path, architecture=TINY)
+    model = preference.mps_model(tmp_path, architecture=mps_architecture)
     rows = preference.PreferenceScore(model)(make_pairs(2))
     assert rows.values.shape == (2, 2) and not any(rows.problems)
 
