@@ -179,7 +179,7 @@ def _number(name: str, label: str, value: float, step: float = 1) -> gr.Number:
 
 def _actions() -> tuple[gr.Button, gr.Button, gr.HTML]:
     with gr.Row(elem_classes="spf-actions"):
-        generate = gr.Button(strings.GENERATE, variant="primary", scale=3, elem_id="spf-generate")
+        generate = gr.Button(strings.GENERATE, variant="primary", interactive=False, scale=3, elem_id="spf-generate")
         cancel = gr.Button(strings.CANCEL, interactive=False, scale=1, min_width=80, elem_id="spf-cancel")
     return generate, cancel, gr.HTML("", elem_id="spf-notice")
 
@@ -300,12 +300,15 @@ def _wire_memory(panel: GeneratePanel) -> None:
 
 
 def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:
-    """When the page opens: the timeline and the form that this browser left, or the first form with today's choices."""
+    """When the page opens: the timeline and the form that this browser left, or the first form with today's choices.
+
+    Generate can be pressed from then on: before, it would draw what the form does not say yet.
+    """
     def fill(session: Session, remembered: Any, *values: Any) -> list[Any]:
         key, kept = handlers.remembered(remembered)
         _, screen = timeline_handlers.reopen(session, key) if key else (None, Screen())
         form = kept or handlers.first_form(Fields.read(values))
         status = screen.status or markup.quiet(strings.STATUS_READY)
-        return [*Fields.write(form), *View.write(replace(screen, status=status))]
+        return [*Fields.write(form), *View.write(replace(screen, status=status, busy=False))]
 
     demo.load(fill, [panel.session, panel.browser, *panel.fields.all()], [*panel.fields.all(), *panel.view.all()], **QUIET)

@@ -277,8 +277,11 @@ LIBRARY_NO_PICTURE = "no portrait yet"
 LIBRARY_SHIPPED = "comes with the app"
 LIBRARY_PHRASES = "Phrases"
 LIBRARY_FROM = "Taught"
-LIBRARY_FACTS = {"pictures": "Pictures", "run": "Run", "seconds": "Seconds", "stage1_steps": "Stage 1 steps",
-                 "stage2_steps": "Stage 2 steps"}
+LIBRARY_FACTS = {
+    "recipe": "Method", "pictures": "Pictures", "validation_pictures": "Held out", "run": "Run", "seconds": "Seconds",
+    "processes": "Processes", "stage1_steps": "Stage 1 steps", "stage1_batch_per_device": "Stage 1 batch per device",
+    "stage1_global_batch": "Stage 1 batch", "stage2_steps": "Stage 2 steps",
+    "stage2_batch_per_device": "Stage 2 batch per device", "stage2_global_batch": "Stage 2 batch"}
 LIBRARY_MINE = "One of your own"
 LIBRARY_NEW_NAME = "New name"
 LIBRARY_RENAME = "Rename"

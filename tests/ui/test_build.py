@@ -32,6 +32,13 @@ def test_events_that_run_the_model_share_one_queue(demo):
     assert len(running) == 5 and all(fn.concurrency_limit == 1 for fn in running)
 
 
+def test_generate_waits_for_the_form_that_the_opening_page_fills(demo):
+    button = next(block for block in demo.blocks.values() if block.elem_id == "spf-generate")
+    assert button.interactive is False
+    opening = [fn for fn in demo.fns.values() if any(event == "load" for _, event in fn.targets)]
+    assert any(button in fn.outputs for fn in opening)
+
+
 def test_every_text_of_the_page_comes_from_the_strings(demo):
     known = " ".join(str(value) for value in vars(strings).values())
     labels = {block.label for block in demo.blocks.values()
