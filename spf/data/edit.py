@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,23 @@ class Step:
 
 def set_texts(folder: Path, row: Row, base_text: str, target_text: str, reading: Reading = Reading()) -> None:
     """Give a listed picture other texts. Raises DataError for unusable texts, and for a row that is not there any more."""
-    if complaints := text_complaints(base_text, target_text):
-        raise DataError(f"{shown(row.file_name)}: {complaints[0][1]}")
+    set_all_texts(folder, {row: (base_text, target_text)}, reading)
+
+
+def set_all_texts(folder: Path, texts: Mapping[Row, tuple[str, str]], reading: Reading = Reading()) -> None:
+    """`set_texts` of several pictures as one step: all or nothing."""
+    for row, pair in texts.items():
+        if complaints := text_complaints(*pair):
+            raise DataError(f"{shown(row.file_name)}: {complaints[0][1]}")
+    by_name = {row.file_name: pair for row, pair in texts.items()}
 
     def changed(values: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in values.items() if name != CAPTION}
-        return kept | {"base_text": clean(base_text), "target_text": clean(target_text)}
+        base_text, target_text = map(clean, by_name[values["file_name"]])
+        return kept | {"base_text": base_text, "target_text": target_text}
 
-    _change(folder, [row], f"texts of {row.file_name}", changed, reading)
+    names = next(iter(by_name)) if len(by_name) == 1 else count(len(by_name), "picture")
+    _change(folder, list(texts), f"texts of {names}", changed, reading)
 
 
 def remove(folder: Path, rows: Sequence[Row], reading: Reading = Reading()) -> None:

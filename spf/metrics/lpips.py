@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spf.backbones.capture import capture
 from spf.metrics.base import Metric, MetricUnavailable, Pairs, Rows
@@ -102,20 +102,6 @@ class AlexNet:
         with capture(self.features, self.sites) as outputs:
             self.features((images - self._shift) / self._scale)
         # the next layer's ReLU works in place on its own input, never on these
-        return [outputs[site] for site in self.sites]
-
-
-class NetworkLayers:
-    """Chosen layers of any frozen picture network, as LPIPS compares them."""
-
-    def __init__(self, name: str, network: nn.Module, sites: Sequence[str],
-                 prepare: Callable[[Tensor], Tensor]):
-        """`prepare` turns pictures in [-1, 1] into the network's input."""
-        self.name, self.network, self.sites, self.prepare = name, network, tuple(sites), prepare
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        with capture(self.network, self.sites) as outputs:
-            self.network(self.prepare(images))
         return [outputs[site] for site in self.sites]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from spf.config import home
-from spf.data import metadata
+from spf.data import edit, metadata
 from spf.data.check import check_folder
-from spf.errors import InvalidInput
+from spf.errors import DataError, InvalidInput
 from spf.ui import strings
 
 ROWS_SHOWN = 500
@@ -44,15 +43,14 @@ def captions(name: str | None) -> list[list[str]]:
 
 def save_captions(name: str | None, edited: Sequence[Sequence[str]]) -> str:
     """Write changed texts into a set, all or nothing; returns its new report. Raises InvalidInput naming the first bad row."""
-    path = folder(name) / metadata.METADATA
-    texts = {str(file): (metadata.clean(str(base or "")), metadata.clean(str(target or ""))) for file, base, target in edited}
-    for file, (base, target) in texts.items():
-        if complaints := metadata.text_complaints(base, target):
-            raise InvalidInput("data", f"{file}: {complaints[0][1]}")
-    rows, _ = metadata.read_rows(path)
-    lines = [metadata.to_line(row.file_name, *texts.get(row.file_name, (row.base_text, row.target_text)), row.repeats)
-             for row in rows]
-    staged = path.with_name(path.name + ".partial")
-    staged.write_text("".join(lines), encoding="utf-8")
-    os.replace(staged, path)
+    path = folder(name)
+    texts = {str(file): (str(base or ""), str(target or "")) for file, base, target in edited}
+    rows, _ = metadata.read_rows(path / metadata.METADATA)
+    changed = {row: texts[row.file_name] for row in rows
+               if texts.get(row.file_name, (row.base_text, row.target_text)) != (row.base_text, row.target_text)}
+    if changed:
+        try:
+            edit.set_all_texts(path, changed)
+        except DataError as error:
+            raise InvalidInput("data", str(error)) from None
     return report(name)

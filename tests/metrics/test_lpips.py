@@ -3,8 +3,22 @@ import torch
 from torch import nn
 from torchvision.models import alexnet
 
+from spf.backbones.capture import capture
 from spf.metrics import lpips
 from spf.metrics.base import MetricUnavailable, summarise
+
+
+class NetworkLayers:
+    """Chosen layers of any frozen picture network, as LPIPS compares them."""
+
+    def __init__(self, name, network, sites, prepare):
+        """`prepare` turns pictures in [-1, 1] into the network's input."""
+        self.name, self.network, self.sites, self.prepare = name, network, tuple(sites), prepare
+
+    def __call__(self, images):
+        with capture(self.network, self.sites) as outputs:
+            self.network(self.prepare(images))
+        return [outputs[site] for site in self.sites]
 
 
 def test_distance_by_hand_on_one_position():
@@ -41,7 +55,7 @@ def test_unlearnt_distance_is_twice_one_minus_cosine():
 def layers():
     torch.manual_seed(3)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU()).requires_grad_(False)
-    return lpips.NetworkLayers("small", network, ("1", "3"), lambda images: lpips.resized(images, (12, 12)))
+    return NetworkLayers("small", network, ("1", "3"), lambda images: lpips.resized(images, (12, 12)))
 
 
 def test_the_metric_over_pairs(make_pairs, layers):
