@@ -2,6 +2,8 @@
 
 Contrast between whole captions alone yields a bag of words ("red" somewhere in picture and text). So each step also asks,
 for every attribute, which of its values the picture shows, all values put into words; and whether the target is there.
+Pictures and words wait for each other where a detail is small: words that mean the same to the text tower teach the picture
+tower nothing, and the reverse. Telling the words apart among themselves breaks that tie.
 """
 
 from __future__ import annotations
@@ -41,12 +43,15 @@ def component(network: CLIP, tokenizer: CLIPTokenizer, pictures: PictureSet, con
                           generator)
         image_features = F.normalize(network.encode_image(images).float(), dim=-1)
         scale = network.logit_scale.exp().clamp(max=100)
+        prompts = [_prompt_features(network, tokenizer, opening) for opening in rng.sample(captions.OPENINGS, 2)]
+        questions = _attributes(prompts[0], image_features, portraits, scale)
         losses = {
             "contrast": _contrast(network, tokenizer, image_features, portraits, scale, rng),
-            "attributes": ATTRIBUTES_WEIGHT * _attributes(network, tokenizer, image_features, portraits, scale, rng),
+            "attributes": ATTRIBUTES_WEIGHT * torch.stack(list(questions.values())).mean(),
             "presence": _presence(network, tokenizer, image_features, portraits, scale, rng),
+            "words": _words(*prompts, scale),
         }
-        return sum(losses.values()), {name: value.detach() for name, value in losses.items()}
+        return sum(losses.values()), {name: value.detach() for name, value in (losses | questions).items()}
 
     return Component("clip", network, loss, config)
 
@@ -137,19 +142,27 @@ def _contrast(network, tokenizer, image_features, portraits, scale, rng) -> Tens
     return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
 
 
-def _attributes(network, tokenizer, image_features, portraits, scale, rng) -> Tensor:
-    """Mean over the attributes of: which of its values, put into words, fits the picture?"""
-    names = [*ATTRIBUTES, "target"]
-    opening = rng.choice(captions.OPENINGS)
-    prompts = {name: attribute_prompts(name, opening) for name in names}
-    features = encode_text(network, tokenizer, [text for name in names for text in prompts[name]])
-    losses, start = [], 0
-    for name in names:
-        logits = _logits(scale, image_features, features[start:start + len(prompts[name])])
-        labels = torch.tensor([_label(portrait, name) for portrait in portraits], device=logits.device)
-        losses.append(F.cross_entropy(logits, labels, ignore_index=_IGNORE))
-        start += len(prompts[name])
-    return torch.stack(losses).mean()
+def _prompt_features(network, tokenizer, opening: str) -> dict[str, Tensor]:
+    """Text features (values, D) of the values of every attribute, put into words after one opening."""
+    prompts = {name: attribute_prompts(name, opening) for name in (*ATTRIBUTES, "target")}
+    features = encode_text(network, tokenizer, [text for texts in prompts.values() for text in texts])
+    return dict(zip(prompts, features.split([len(texts) for texts in prompts.values()]), strict=True))
+
+
+def _attributes(prompts: dict[str, Tensor], image_features, portraits, scale) -> dict[str, Tensor]:
+    """For every attribute: which of its values, put into words, fits the picture?"""
+    losses = {}
+    for name, features in prompts.items():
+        labels = torch.tensor([_label(portrait, name) for portrait in portraits], device=features.device)
+        losses[name] = F.cross_entropy(_logits(scale, image_features, features), labels, ignore_index=_IGNORE)
+    return losses
+
+
+def _words(prompts: dict[str, Tensor], others: dict[str, Tensor], scale) -> Tensor:
+    """Mean over the attributes: a value after one opening means the same after another, and no other value does."""
+    return torch.stack([
+        F.cross_entropy(_logits(scale, features, others[name]), torch.arange(len(features), device=features.device))
+        for name, features in prompts.items()]).mean()
 
 
 def _label(portrait: Portrait, attribute: str) -> int:

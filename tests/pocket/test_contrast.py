@@ -1,5 +1,6 @@
 """The embedded CLIP and the text encoder that is its text tower under another name."""
 
+import math
 import random
 
 import pytest
@@ -101,3 +102,22 @@ def test_captions_of_the_contrast_name_the_target(network, tokenizer, monkeypatc
     contrast._contrast(network, tokenizer, torch.randn(3, 16), portraits, torch.tensor(1.0), random.Random(0))
     for portrait, text in zip(portraits, seen[0], strict=True):
         assert text.split(", ")[-1] in TARGETS[portrait.target].phrases
+
+
+def test_words_are_told_apart_without_pictures():
+    """What lets the picture tower begin to learn a small detail: the words for it must not mean the same."""
+    apart = {"expression": torch.eye(4, 16)}
+    same = {"expression": torch.eye(4, 16)[:1].expand(4, 16)}
+    scale = torch.tensor(30.0)
+    assert contrast._words(apart, apart, scale) < 1e-6
+    assert contrast._words(same, same, scale) == pytest.approx(math.log(4))
+    swapped = {"expression": apart["expression"].roll(1, dims=0)}
+    assert contrast._words(apart, swapped, scale) > 29
+
+
+def test_prompts_of_an_attribute_keep_together(network, tokenizer):
+    features = contrast._prompt_features(network, tokenizer, "a person")
+    assert {name: len(rows) for name, rows in features.items()} == {
+        **{name: len(options) for name, options in ATTRIBUTES.items()}, "target": len(TARGETS) + 1}
+    expected = contrast.encode_text(network, tokenizer, contrast.attribute_prompts("glasses"))
+    torch.testing.assert_close(features["glasses"], expected, rtol=1e-4, atol=1e-5)
