@@ -39,11 +39,12 @@ class Progress:
     seconds: float = 0.0
 
 
-def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadline: float, device: torch.device) -> bool:
+def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadline: float, device: torch.device,
+        saved: Callable[[int], None] = lambda samples: None) -> bool:
     """Train until done or until `deadline` (time.monotonic()). Returns whether it is done.
 
-    `component.network` then holds the averaged weights. State is kept in `folder`, so the next call goes on. Raises
-    Cancelled when it is interrupted; the last checkpoint is kept.
+    `component.network` then holds the averaged weights. State is kept in `folder`, so the next call goes on; `saved` is
+    called with the samples seen after every checkpoint. Raises Cancelled when it is interrupted; the last checkpoint is kept.
     """
     config, network = component.config, component.network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -53,7 +54,7 @@ def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadlin
     progress = _resume(path, component, optimizer, average, device)
     network.train()
     try:
-        _train(component, optimizer, average, progress, path, seed, ema_decay, deadline, device)
+        _train(component, optimizer, average, progress, path, seed, ema_decay, deadline, device, saved)
     except KeyboardInterrupt:
         raise Cancelled(f"{component.name}: interrupted at step {progress.step}; the same command goes on from step "
                         f"{progress_of(folder, component.name).step}, the last that was saved.") from None
@@ -67,10 +68,10 @@ def steps_of(config: ComponentConfig) -> int:
 
 
 def _train(component: Component, optimizer, average: dict[str, Tensor], progress: Progress, path: Path, seed: int,
-           ema_decay: float, deadline: float, device: torch.device) -> None:
+           ema_decay: float, deadline: float, device: torch.device, saved: Callable[[int], None]) -> None:
     """Steps with averaging and a checkpoint every few minutes; the last step is always saved."""
     generator, steps = torch.Generator(device), steps_of(component.config)
-    started, saved = time.monotonic() - progress.seconds, time.monotonic()
+    started, kept = time.monotonic() - progress.seconds, time.monotonic()
     with tqdm(total=steps, initial=progress.step, desc=component.name, unit="step", mininterval=5) as bar:
         while progress.step < steps and time.monotonic() < deadline:
             generator.manual_seed((seed * 1_000_003 + progress.step) % 2**63)
@@ -79,10 +80,12 @@ def _train(component: Component, optimizer, average: dict[str, Tensor], progress
             progress.step += 1
             progress.seconds = time.monotonic() - started
             bar.update()
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if time.monotonic() - kept > CHECKPOINT_SECONDS:
                 _save(path, component, optimizer, average, progress)
-                saved = time.monotonic()
+                saved(progress.step * component.config.batch_size)
+                kept = time.monotonic()
     _save(path, component, optimizer, average, progress)
+    saved(progress.step * component.config.batch_size)
 
 
 def multiplies_bf16(device: torch.device) -> bool:

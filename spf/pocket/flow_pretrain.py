@@ -56,6 +56,11 @@ class FlowPretraining(PartTraining):
             text_encoder_3=network.text_encoder_3, tokenizer_3=self.tokenizer_3)
         pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
 
+    def scores(self, part: str) -> dict[str, float]:
+        if part == "text_encoder_2":
+            return {}
+        return self._denoiser_scores("mmdit", self.base.folder, self.base.config.resolution)
+
     def _network(self) -> flow.FlowDenoiser:
         return flow.build(self.config.denoiser, self.config.text_encoder_3, len(self.tokenizer_3))
 

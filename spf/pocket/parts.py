@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
-from spf.config import Schema
+from spf.config import ModelPreset, Schema
 from spf.files import replace_folder
+from spf.pocket import curve
 from spf.pocket.component import Component, finished, fit, progress_of
+
+GUIDANCE_SCALE = 4.0  # of the pictures that a denoiser is judged by while it learns
 
 
 class PartTraining(ABC):
@@ -49,6 +54,23 @@ class PartTraining(ABC):
     def write(self, folder: Path) -> None:
         """Save the model to a folder that does not exist yet."""
 
+    def scores(self, part: str) -> dict[str, float]:
+        """What the last checkpoint of a part can do on a few held-out cases; {} for a part that is judged by others."""
+        return {}
+
+    def _denoiser_scores(self, family: str, clip: Path, resolution: int) -> dict[str, float]:
+        """Of the model as `export` would write it."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            self.write(Path(folder) / "model")
+            return curve.denoiser_scores(ModelPreset(
+                name=self.folder.name, title=self.folder.name, family=family, clip=str(clip), resolution=resolution,
+                pretrained_model_name_or_path=f"{folder}/model", guidance_scale=GUIDANCE_SCALE, base_text="a person",
+            ), self.device)
+
+    def _score(self, part: str, samples: int) -> None:
+        if scores := self.scores(part):
+            tqdm.write(json.dumps(curve.append(self.folder, part, samples, scores)))
+
     def record(self) -> dict:
         """What was trained on which device for how long; a part's seconds are those of its training loop."""
         parts = {}
@@ -56,10 +78,12 @@ class PartTraining(ABC):
             progress, config = progress_of(self.folder, part), getattr(self.config, part)
             parts[part] = {"samples": progress.step * config.batch_size, "of": config.samples,
                            "seconds": round(progress.seconds)}
-        return {"device": self.device.type, "threads": torch.get_num_threads(), "parts": parts}
+        return {"device": self.device.type, "threads": torch.get_num_threads(), "parts": parts,
+                "curve": curve.points(self.folder)}
 
     def fit(self, component: Component) -> bool:
-        return fit(component, self.folder, self.seed, self.ema_decay, self.deadline, self.device)
+        return fit(component, self.folder, self.seed, self.ema_decay, self.deadline, self.device,
+                   lambda samples: self._score(component.name, samples))
 
     def trained(self, network: nn.Module, part: str) -> nn.Module:
         """`network` with the averaged weights of its checkpoint. Raises FileNotFoundError before its first one."""

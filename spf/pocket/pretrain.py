@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from spf.config import PretrainConfig
-from spf.pocket import autoencoder, contrast, denoiser, tokenizer
+from spf.pocket import autoencoder, contrast, curve, denoiser, tokenizer
 from spf.pocket.parts import PartTraining
 from spf.pocket.pictures import PictureSet, picture_set
 
@@ -64,6 +64,14 @@ class Pretraining(PartTraining):
             scheduler=denoiser.scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
         self._export_clip(folder / "clip")
+
+    def scores(self, part: str) -> dict[str, float]:
+        size = self.config.resolution
+        if part == "autoencoder":
+            return curve.autoencoder_scores(self.autoencoder(), size, self.device)
+        if part == "clip":
+            return curve.clip_scores(self.clip(), self.tokenizer, size, self.device)
+        return self._denoiser_scores("unet", self.folder, size)
 
     def record(self) -> dict:
         return super().record() | {"pictures": self.config.pictures}

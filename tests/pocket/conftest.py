@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spf.config import PretrainConfig, parse
-from spf.pocket import pictures, pretrain
+from spf.pocket import curve, pictures, pretrain
 
 OPTIMISATION = {"samples": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup_samples": 0}
 
@@ -18,6 +18,8 @@ def rendered_here(monkeypatch):
         np.save(path, np.stack([pictures._Draw(size)(portrait) for portrait in portraits]))
 
     monkeypatch.setattr(pictures, "_render_all", render)
+    monkeypatch.setattr(curve, "CAPTIONS", 2)
+    monkeypatch.setattr(curve, "PICTURES", 4)
     corpus = pretrain.tokenizer.caption_corpus
     monkeypatch.setattr(pretrain.tokenizer, "caption_corpus", lambda seed, count: corpus(seed, 100))
 

@@ -46,6 +46,10 @@ def test_everything_from_nothing_to_a_folder_that_loads(config, tmp_path):
 
     record = json.loads((tmp_path / "model" / "training.json").read_text())
     assert {part: facts["samples"] for part, facts in record["parts"].items()} == dict.fromkeys(Pretraining.PARTS, 4)
+    assert [(point["part"], point["samples"]) for point in record["curve"]] == [(part, 4) for part in Pretraining.PARTS]
+    psnr, *readings = record["curve"]
+    assert -20 < psnr["psnr_db"] < 20, "it has learned nothing yet"
+    assert all(0 <= point["mean"] <= 1 and point["expression"] <= 1 for point in readings)
     weights = (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
     parameters = sum(parameter.numel() for parameter in backbone.denoiser.parameters())
     assert weights < 2.2 * parameters, "two bytes per number on disk"
