@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS timeline_steps (
     created REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS timeline_steps_of ON timeline_steps (timeline);
 CREATE TABLE IF NOT EXISTS timeline_positions (timeline TEXT PRIMARY KEY, current INTEGER NOT NULL, tip INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS timeline_pairs (
+    step INTEGER NOT NULL, seed TEXT NOT NULL, folder TEXT NOT NULL, PRIMARY KEY (step, folder));
 """
 WAIT = 10.0  # seconds for another writer
 
@@ -33,6 +35,14 @@ class Step:
     parent: int | None
     folder: Path  # of the result, relative to the outputs
     request: GenerationRequest
+
+
+@dataclass(frozen=True)
+class SeedPair:
+    """One result of several seeds that were asked for at once, the step's own among them."""
+
+    seed: int
+    folder: Path  # relative to the outputs
 
 
 class Timeline:
@@ -65,6 +75,20 @@ class Timeline:
                 (self.key, row[0] if row else None, str(folder), request.model_dump_json(), time.time())).lastrowid
             self._move(db, step, step)
         return step
+
+    def add_pairs(self, step: int, pairs: Sequence[SeedPair]) -> None:
+        """Note results that were drawn together with a step; those it has already are left out."""
+        with self._open() as db:
+            db.executemany("INSERT OR IGNORE INTO timeline_pairs (step, seed, folder) VALUES (?, ?, ?)",
+                           [(step, str(pair.seed), str(pair.folder)) for pair in pairs])
+
+    def pairs(self, step: int | None) -> list[SeedPair]:
+        """What was drawn together with a step, in that order."""
+        if step is None or not self.path.exists():
+            return []
+        with self._open() as db:
+            rows = db.execute("SELECT seed, folder FROM timeline_pairs WHERE step = ? ORDER BY rowid", (step,)).fetchall()
+        return [SeedPair(int(seed), Path(folder)) for seed, folder in rows]
 
     def go(self, step: int) -> None:
         """Show another step. Redo still leads to the tip where that lies beyond it. KeyError for a step of nobody."""

@@ -37,9 +37,9 @@ class CompareForm:
 
     def requests(self) -> list[tuple[GenerationRequest, GenerationRequest]]:
         """One for each contestant and seed. Raises InvalidInput."""
-        require_number("count", self.count, 8)
+        require_number("pairs", self.count, 8)
         if not 1 <= float(self.count) <= MAX_PAIRS or not float(self.count).is_integer():
-            raise InvalidInput("count", strings.COMPARE_COUNT.format(most=MAX_PAIRS, value=self.count))
+            raise InvalidInput("pairs", strings.COMPARE_COUNT.format(most=MAX_PAIRS, value=self.count))
         if not self.first or not self.second:
             raise InvalidInput("customization", strings.NO_CHOICE)
         if self.first == self.second:

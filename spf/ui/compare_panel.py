@@ -60,7 +60,7 @@ def _form() -> tuple[list[Any], gr.Button, gr.HTML, gr.Dropdown]:
     base = gr.Textbox(strings.SHARED_BASE_DEFAULT, label=strings.BASE_TEXT, lines=2, elem_id="spf-compare-base")
     target = gr.Textbox("", label=strings.PHRASE, max_lines=1, placeholder=strings.PHRASE_PLACEHOLDER,
                         elem_id="spf-compare-target")
-    count = gr.Number(8, label=strings.COMPARE_PAIRS, elem_id="spf-compare-count")
+    count = gr.Number(8, label=strings.PAIRS, elem_id="spf-compare-count")
     begin = gr.Button(strings.COMPARE_BEGIN, variant="primary", elem_id="spf-compare-begin")
     notice = gr.HTML("", elem_id="spf-compare-notice")
     session = gr.Dropdown([], label=strings.COMPARE_SESSION, filterable=False, elem_id="spf-compare-session")

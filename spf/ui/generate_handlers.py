@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from spf.config import GenerationRequest, model_preset, parse
 from spf.errors import Cancelled, InvalidInput, SpfError
 from spf.generation.history import save_result
 from spf.generation.request import GenerationResult, StepView
+from spf.generation.timeline import SeedPair
 from spf.ui import catalog, live, markup, show, strings
 from spf.ui.chips import Chip
 from spf.ui.live import Service
@@ -23,7 +25,7 @@ from spf.ui.show import Screen
 
 log = logging.getLogger(__name__)
 
-_EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5}
+_EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5, "pairs": 4, "width": 512, "height": 512}
 
 
 @dataclass(frozen=True)
@@ -39,27 +41,46 @@ class Form:
     steps: Any = 20
     guidance: Any = 5.0
     map_steps: Any = 5
+    scheduler: str = ""  # empty: the model's own, as for width and height
+    width: Any = None
+    height: Any = None
+    pairs: Any = 1
 
     def request(self) -> GenerationRequest:
         """Raises InvalidInput naming the first field that cannot be used."""
         numbers = {"seed": self.seed, "num_inference_steps": self.steps, "guidance_scale": self.guidance,
                    "map_steps": self.map_steps}
-        for field, value in numbers.items():
+        sides = {side: value for side, value in (("width", self.width), ("height", self.height)) if value not in (None, "")}
+        for field, value in {**numbers, **sides, "pairs": self.pairs}.items():
             require_number(field, value, _EXAMPLES[field])
         if not self.model:
             raise InvalidInput("model", strings.NO_CHOICE)
         on = [chip for chip in self.targets if chip.on]
-        return parse(GenerationRequest, {
+        return _parsed({
             "model": self.model, "customization": self.customization or None, "base_text": self.base_text or "",
             "target_texts": tuple(chip.text for chip in on), "negative_prompt": self.negative or "",
             "target_weights": () if all(chip.weight == 1 for chip in on) else tuple(chip.weight for chip in on),
-            **numbers})
+            "scheduler": self.scheduler or None, "count": self.pairs, **sides, **numbers})
 
     @classmethod
     def of_request(cls, request: GenerationRequest) -> Form:
         chips = tuple(map(Chip, request.target_texts, request.weights))
         return cls(request.model, request.customization or "", request.base_text, chips, request.negative_prompt,
-                   str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps)
+                   str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps,
+                   request.scheduler or "", request.width, request.height, request.count)
+
+
+def _parsed(values: dict[str, Any]) -> GenerationRequest:
+    """Raises InvalidInput under the names that the page has labels for: other tabs count other things."""
+    try:
+        return parse(GenerationRequest, values)
+    except InvalidInput as error:
+        raise renamed(error, {"count": "pairs"}) from None
+
+
+def renamed(error: InvalidInput, names: dict[str, str]) -> InvalidInput:
+    """The same refusal of a field that the page calls by another name."""
+    return InvalidInput(names.get(error.field, error.field), str(error).removeprefix(f"{error.field}: "))
 
 
 def require_number(field: str, value: Any, example: float) -> None:
@@ -73,17 +94,12 @@ def require_number(field: str, value: Any, example: float) -> None:
 
 def generate(service: Service, form: Form, session: Session) -> Iterator[Screen]:
     """One press of Generate: busy, a screen for every drawn step, the result. Whatever is wrong ends in a notice."""
-    session.stop, session.superseded = (stop := threading.Event()), False
-    started = time.monotonic()
+    session.stop, session.superseded, session.batch = threading.Event(), False, None
     try:
         request = session.running = form.request()
         model_preset(request.model)
         yield Screen(notice="", status=markup.quiet(strings.STATUS_WAITING), busy=True)
-        for item in live.stream(service, request, stop):
-            if isinstance(item, GenerationResult):
-                yield _finished(session, item)
-            elif item is not None:
-                yield _growing(session, item, request, time.monotonic() - started)
+        yield from _drawn(service, request, session)
     except Cancelled:
         yield _stopped(session, "" if session.superseded else markup.report(strings.CANCELLED))
     except SpfError as error:
@@ -93,6 +109,19 @@ def generate(service: Service, form: Form, session: Session) -> Iterator[Screen]
         yield _stopped(session, markup.problem(strings.UNEXPECTED))
     finally:
         session.running = None
+
+
+def _drawn(service: Service, request: GenerationRequest, session: Session) -> Iterator[Screen]:
+    """A screen for every drawn step and result. Of several seeds, the first is on show at the end; they are one step."""
+    started = time.monotonic()
+    for index, single in enumerate(request.one_by_one()):
+        for item in live.stream(service, single, session.stop):
+            if isinstance(item, GenerationResult):
+                screen = _finished(session, item, request.count)
+                last = index + 1 == request.count
+                yield screen if last else Screen(notice=screen.notice, timeline=screen.timeline, pairs=screen.pairs)
+            elif item is not None:
+                yield _growing(session, item, single, time.monotonic() - started, (index, request.count))
 
 
 def cancel(session: Session) -> None:
@@ -116,36 +145,53 @@ def wants_redraw(session: Session, form: Form, redraw: bool) -> bool:
     if not redraw or session.timeline.current() is None:
         return False
     try:
-        return session.current is None or form.request() != session.current.result.request
+        return session.current is None or form.request().one_by_one()[0] != session.current.result.request
     except SpfError:
         return True  # for the page to say what is wrong
 
 
 def _stopped(session: Session, notice: str) -> Screen:
     """The end without a result: the form stays, and so do the pictures, with the line that belongs to them."""
+    if session.current is None and session.batch is not None:
+        return replace(show.result(session, session.batch), notice=notice, busy=False)
     if session.current is not None:
         return Screen(status=markup.metrics(session.current.result), notice=notice, busy=False)
     return Screen(status=markup.quiet(strings.STATUS_UNFINISHED if session.shown else strings.STATUS_READY),
                   notice=notice, busy=False)
 
 
-def _growing(session: Session, view: StepView, request: GenerationRequest, seconds: float) -> Screen:
+def _growing(session: Session, view: StepView, request: GenerationRequest, seconds: float,
+             pair: tuple[int, int] = (0, 1)) -> Screen:
+    """`pair`: which of how many seeds grows."""
     session.current = None
     session.shown = Shown.of_view(view, request)
-    left = seconds / (view.step + 1) * (view.num_inference_steps - view.step - 1)
+    index, count = pair
+    done, steps = index * view.num_inference_steps + view.step + 1, count * view.num_inference_steps
     status = strings.STATUS_DRAWING.format(
-        step=view.step + 1, steps=view.num_inference_steps, seconds=seconds, left=left)
-    return replace(show.looked_at(session), status=markup.quiet(status))
+        step=view.step + 1, steps=view.num_inference_steps, seconds=seconds, left=seconds / done * (steps - done))
+    which = strings.STATUS_PAIR.format(number=index + 1, count=count) if count > 1 else ""
+    return replace(show.looked_at(session), status=markup.quiet(which + status))
 
 
-def _finished(session: Session, result: GenerationResult) -> Screen:
-    notice, folder, step = _dropped_phrases(result), None, None
+def _finished(session: Session, result: GenerationResult, count: int = 1) -> Screen:
+    """The first of `count` results is the step, and on show at the end; the others are noted with it."""
+    notice, kept = _dropped_phrases(result), Kept(result, None)
     try:
         folder = save_result(result, catalog.outputs())
-        step = session.timeline.add(folder.relative_to(catalog.outputs()), result.request)
+        kept = Kept(result, folder, _noted(session, folder, result.request, count))
     except (OSError, InvalidInput) as error:
         notice = markup.problem(strings.NOT_SAVED.format(reason=getattr(error, "strerror", None) or error))
-    return replace(show.result(session, Kept(result, folder, step)), notice=notice, busy=False)
+    session.batch = session.batch or kept
+    return replace(show.result(session, session.batch), notice=notice, busy=False)
+
+
+def _noted(session: Session, folder: Path, request: GenerationRequest, count: int) -> int:
+    """The step that a result is, or belongs to. Raises OSError."""
+    relative = folder.relative_to(catalog.outputs())
+    step = session.batch.step if session.batch else session.timeline.add(relative, request)
+    if count > 1 and step is not None:
+        session.timeline.add_pairs(step, [SeedPair(request.seed, relative)])
+    return step
 
 
 def redraw(session: Session, look: Look) -> Screen:

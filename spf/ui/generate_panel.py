@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from spf.config import model_preset
-from spf.ui import catalog, chips, maps, markup, steps, strings, timeline_handlers, viewer
+from spf.config import ModelPreset, model_preset
+from spf.ui import catalog, chips, maps, markup, pairs, steps, strings, timeline_handlers, viewer
 from spf.ui import generate_handlers as handlers
 from spf.ui.generate_handlers import Form
 from spf.ui.live import Service
@@ -31,6 +31,10 @@ class Fields(Group):
     steps: gr.Number
     guidance: gr.Number
     map_steps: gr.Number
+    scheduler: gr.Dropdown
+    width: gr.Number
+    height: gr.Number
+    pairs: gr.Number
 
     @staticmethod
     def read(values: tuple[Any, ...]) -> Form:
@@ -42,10 +46,11 @@ class Fields(Group):
     def write(form: Form | None) -> list[Any]:
         """Values for `all()` that show `form`; all are skipped without one."""
         if form is None:
-            return [gr.skip()] * 9
+            return [gr.skip()] * 13
         phrases = chips.value(form.targets, catalog.phrases(form.customization))
         return [form.model, _customizations(form.model, form.customization), form.base_text, phrases,
-                form.negative, str(form.seed), form.steps, form.guidance, form.map_steps]
+                form.negative, str(form.seed), form.steps, form.guidance, form.map_steps, form.scheduler, form.width,
+                form.height, form.pairs]
 
 
 def _customizations(model: str, chosen: str) -> Any:
@@ -69,6 +74,7 @@ class View(Group):
     map_key: gr.Dropdown
     step: gr.Slider
     timeline: gr.HTML
+    pairs: gr.HTML
 
     @staticmethod
     def write(screen: Screen) -> list[Any]:
@@ -84,7 +90,8 @@ class View(Group):
             gr.skip() if screen.map_choices is None else gr.update(choices=screen.map_choices, value=screen.map_key),
             gr.skip() if count is None else gr.update(
                 maximum=max(count, 2), value=screen.map_step, interactive=count > 1),
-            gr.skip() if screen.timeline is None else screen.timeline]
+            gr.skip() if screen.timeline is None else screen.timeline,
+            gr.skip() if screen.pairs is None else screen.pairs]
 
     def stream(self, screens: Iterable[Screen]) -> Iterator[list[Any]]:
         """Updates for `all()`, one by one. Without any, all are skipped: gradio empties what nothing is written to."""
@@ -135,9 +142,10 @@ def add_panel(service: Service) -> GeneratePanel:
             caption = gr.HTML(markup.caption(strings.MAP_BEFORE), elem_id="spf-caption")
             looks = _looks()
             status = gr.HTML(markup.quiet(strings.STATUS_OPENING), elem_id="spf-status")
+            together = pairs.pairs("spf-pairs")
             timeline = steps.timeline("spf-timeline")
     generate, cancel, notice = actions
-    view = View(pictures, caption, status, notice, generate, cancel, looks.map_key, looks.step, timeline)
+    view = View(pictures, caption, status, notice, generate, cancel, looks.map_key, looks.step, timeline, together)
     panel = GeneratePanel(session, browser, fields, view)
     _wire_generation(service, panel, controls)
     _wire_timeline(panel)
@@ -160,17 +168,29 @@ def _form() -> tuple[Fields, _Controls, tuple[gr.Button, gr.Button, gr.HTML]]:
     with gr.Row(elem_classes="spf-seed"):
         seed = gr.Textbox("3", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
         dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
+        count = _number("pairs-count", strings.PAIRS, 1)
     actions = _actions()
+    negative, numbers, drawn_as, picture = _more(preset)
+    fields = Fields(model, customization, base_text, targets, negative, seed, *numbers, *drawn_as, count)
+    return fields, _Controls(dice, live, picture), actions
+
+
+def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple[Any, ...], gr.File]:
     with gr.Accordion(strings.MORE, open=False, elem_id="spf-more"):
         negative = gr.Textbox("", label=strings.NEGATIVE, info=strings.NEGATIVE_HINT, elem_id="spf-negative")
         with gr.Row(elem_classes="spf-numbers"):
             numbers = (_number("steps", strings.STEPS, preset.num_inference_steps),
                        _number("guidance", strings.GUIDANCE, preset.guidance_scale, step=0.5),
                        _number("map-steps", strings.MAP_STEPS, 5))
+        scheduler = gr.Dropdown([(label, name) for name, label in strings.SCHEDULERS.items()], value="",
+                                label=strings.SCHEDULER, filterable=False, elem_id="spf-scheduler")
+        with gr.Row(elem_classes="spf-numbers spf-two"):
+            sides = [gr.Number(None, label=label, placeholder=str(preset.resolution), step=16, min_width=60,
+                               elem_id=f"spf-{side}") for side, label in (("width", strings.WIDTH), ("height", strings.HEIGHT))]
         picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=110, elem_id="spf-restore")
         gr.HTML(markup.quiet(strings.RESTORE_HINT))
-    fields = Fields(model, customization, base_text, targets, negative, seed, *numbers)
-    return fields, _Controls(dice, live, picture), actions
+    return negative, numbers, (scheduler, *sides), picture
+
 
 def _number(name: str, label: str, value: float, step: float = 1) -> gr.Number:
     """A number without limits of its own: what is out of range is refused with the label and the remedy."""
@@ -238,7 +258,11 @@ def _wire_timeline(panel: GeneratePanel) -> None:
     def pin(session: Session, event: gr.EventData) -> list[Any]:
         return View.write(timeline_handlers.pin(session, event.step))
 
+    def choose(session: Session, event: gr.EventData) -> list[Any]:
+        return shown(timeline_handlers.choose(session, str(event.folder)))
+
     timeline.select(select, session, both, **QUIET)
+    panel.view.pairs.select(choose, session, both, **QUIET)
     timeline.undo(lambda session: shown(timeline_handlers.undo(session)), session, both, **QUIET)
     timeline.redo(lambda session: shown(timeline_handlers.redo(session)), session, both, **QUIET)
     timeline.pin(pin, session, panel.view.all(), **QUIET)
@@ -270,7 +294,8 @@ def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
     def choose_model(model: str, payload: Any) -> list[Any]:
         preset, name = model_preset(model), catalog.preselected(model)
         choices = gr.update(choices=catalog.customization_choices(model), value=name)
-        return [choices, choose_customization(name, payload), preset.num_inference_steps, preset.guidance_scale]
+        sides = [gr.update(placeholder=str(preset.resolution))] * 2
+        return [choices, choose_customization(name, payload), preset.num_inference_steps, preset.guidance_scale, *sides]
 
     def drop(path: str | None) -> list[Any]:
         form, notice = timeline_handlers.dropped(path)
@@ -282,7 +307,7 @@ def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
         choose_customization, [fields.customization, fields.targets], [fields.targets], **QUIET)
     fields.model.input(
         choose_model, [fields.model, fields.targets],
-        [fields.customization, fields.targets, fields.steps, fields.guidance], **QUIET)
+        [fields.customization, fields.targets, fields.steps, fields.guidance, fields.width, fields.height], **QUIET)
     _wire_memory(panel)
 
 
@@ -295,7 +320,8 @@ def _wire_memory(panel: GeneratePanel) -> None:
 
     for listen in (fields.model.input, fields.customization.input, fields.base_text.blur, fields.targets.input,
                    fields.negative.blur, fields.seed.change, fields.steps.blur, fields.guidance.blur,
-                   fields.map_steps.blur, panel.view.generate.click, panel.view.timeline.change):
+                   fields.map_steps.blur, fields.scheduler.input, fields.width.blur, fields.height.blur, fields.pairs.blur,
+                   panel.view.generate.click, panel.view.timeline.change):
         listen(remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from spf.config import GenerationRequest
@@ -27,7 +27,12 @@ def stream(service: Service, request: GenerationRequest, stop: threading.Event,
     Raises what the service raises. Setting `stop` cancels; so does closing the iterator, for example with the page.
     """
     news: queue.Queue = queue.Queue()
-    threading.Thread(target=_work, args=(service, request, stop, news), daemon=True, name="generate").start()
+    closed = threading.Event()
+
+    def is_cancelled() -> bool:
+        return stop.is_set() or closed.is_set()
+
+    threading.Thread(target=_work, args=(service, request, is_cancelled, news), daemon=True, name="generate").start()
     try:
         while True:
             item = _newest(news)
@@ -38,12 +43,12 @@ def stream(service: Service, request: GenerationRequest, stop: threading.Event,
                 return
             stop.wait(1 / HERTZ)
     finally:
-        stop.set()
+        closed.set()
 
 
-def _work(service: Service, request: GenerationRequest, stop: threading.Event, news: queue.Queue) -> None:
+def _work(service: Service, request: GenerationRequest, is_cancelled: Callable[[], bool], news: queue.Queue) -> None:
     try:
-        news.put(service.generate(request, on_step=news.put, is_cancelled=stop.is_set))
+        news.put(service.generate(request, on_step=news.put, is_cancelled=is_cancelled))
     except BaseException as error:  # handed over: raised again where the iterator is read
         news.put(error)
 

@@ -80,6 +80,7 @@ class Session:
         self.current: Kept | None = None  # the result on show; None while one grows or was cut off
         self.look = Look()
         self.pinned: int | None = None  # the step that others are compared with
+        self.batch: Kept | None = None  # the first result of the seeds under way, or drawn last
         self.stop = threading.Event()  # set to cancel the generation under way
         self.running: GenerationRequest | None = None  # what is being drawn
         self.superseded = False  # it was cancelled because the form changed: the next one is on its way

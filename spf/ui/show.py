@@ -9,7 +9,7 @@ from PIL import Image
 
 from spf.errors import InvalidInput
 from spf.generation.history import read_result
-from spf.ui import catalog, maps, markup, overlay, steps, strings
+from spf.ui import catalog, maps, markup, overlay, pairs, steps, strings
 from spf.ui.session import Kept, Session, Shown
 from spf.ui.viewer import Pane
 
@@ -28,6 +28,7 @@ class Screen:
     map_step: int | None = None
     map_count: int | None = None  # how many steps drew maps
     timeline: dict[str, Any] | None = None
+    pairs: dict[str, Any] | None = None
 
     def pane(self, name: str) -> Pane | None:
         return next((pane for pane in self.panes or [] if pane.name == name), None)
@@ -42,7 +43,7 @@ def result(session: Session, kept: Kept) -> Screen:
     seen = looked_at(session)
     return Screen(seen.panes, seen.caption, markup.metrics(kept.result), map_choices=maps.choices(shown),
                   map_key=session.look.map, map_step=session.look.step, map_count=len(shown.maps),
-                  timeline=timeline(session))
+                  timeline=timeline(session), pairs=seeds(session))
 
 
 def looked_at(session: Session) -> Screen:
@@ -97,6 +98,13 @@ def load(session: Session, step: int) -> Kept | None:
         return Kept(read_result(folder), folder, step)
     except InvalidInput:
         return None
+
+
+def seeds(session: Session) -> dict[str, Any]:
+    """The value of the grid of pairs: every seed that was drawn together with the result on show."""
+    kept = session.current
+    found = session.timeline.pairs(kept.step) if kept is not None else []
+    return pairs.value(found, kept.folder if kept else None, catalog.outputs())
 
 
 def timeline(session: Session, download: str | None = None) -> dict[str, Any]:

@@ -48,6 +48,14 @@ DICE = "Random"
 STEPS = "Steps"
 GUIDANCE = "Guidance"
 MAP_STEPS = "Map steps"
+PAIRS = "How many pairs"
+SCHEDULER = "Sampler"
+SCHEDULERS = {"": "The model's own", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}
+WIDTH = "Width in pixels"
+HEIGHT = "Height in pixels"
+TOGETHER = "Drawn together"
+TOGETHER_HINT = "One pair for each seed. Press one to go on with it."
+TOGETHER_PAIR = "Seed {seed}: original and customized"
 GENERATE = "Generate"
 CANCEL = "Cancel"
 
@@ -103,6 +111,7 @@ STATUS_OPENING = "Looking for customizations …"
 STATUS_READY = "Press Generate: original and customized portrait grow side by side from the same seed."
 STATUS_WAITING = "Getting the model ready … the first portrait after the start takes longest."
 STATUS_DRAWING = "Drawing: step {step} of {steps}, {seconds:.0f} s, about {left:.0f} s left"
+STATUS_PAIR = "Pair {number} of {count}. "
 STATUS_UNFINISHED = "These pictures are unfinished."
 CANCELLED = "Cancelled. The form is kept."
 CUSTOMIZATION_GONE = (
@@ -138,6 +147,7 @@ STEP_NONE = "none"
 STEP_FIELDS = {
     "seed": "seed {}", "customization": "customization {}", "model": "model {}", "num_inference_steps": "{} steps",
     "guidance_scale": "guidance {}", "negative_prompt": "negative text {}", "map_steps": "{} map steps",
+    "scheduler": "sampler {}", "width": "width {}", "height": "height {}",
 }
 NO_TARGET = "base text only"
 RESTORE = "Restore from a picture"
@@ -232,7 +242,7 @@ SECONDS_LEFT = "about {seconds} s"
 FIELDS = {
     "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS,
     "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
-    "seed": SEED,
+    "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
     "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
     "--attribute": ATTRIBUTE, "--count": COUNT, "count": COUNT,
@@ -312,7 +322,6 @@ LIBRARY_IMPORTED = "'{name}' is in the library now."
 TAB_COMPARE = "Blind comparison"
 COMPARE_FIRST = "First contestant"
 COMPARE_SECOND = "Second contestant"
-COMPARE_PAIRS = "How many pairs"
 COMPARE_BEGIN = "Draw the pairs"
 COMPARE_SESSION = "Go on with an earlier comparison"
 COMPARE_NONE = (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spf.errors import InvalidInput
-from spf.generation.history import read_request
+from spf.generation.history import read_request, read_result
 from spf.generation.timeline import path_to
 from spf.ui import catalog, generate_handlers, markup, show, steps, strings, viewer
 from spf.ui.generate_handlers import Form
@@ -33,6 +33,21 @@ def go(session: Session, step: int | None) -> tuple[Form | None, Screen]:
     session.timeline.go(step)
     form, notice = generate_handlers.form_of(kept)
     return form, replace(show.result(session, kept), notice=notice)
+
+
+def choose(session: Session, folder: str) -> tuple[Form | None, Screen]:
+    """Go on with one pair of those drawn together with the step on show: a new step, which has the others, too."""
+    together = session.timeline.pairs(session.timeline.current())
+    chosen = next((pair for pair in together if str(pair.folder) == folder), None)
+    if chosen is None or session.current is None or session.current.folder == catalog.outputs() / chosen.folder:
+        return None, Screen()
+    try:
+        result = read_result(catalog.outputs() / chosen.folder)
+    except InvalidInput:
+        return None, Screen(notice=markup.problem(strings.STEP_GONE))
+    step = session.timeline.add(chosen.folder, result.request)
+    session.timeline.add_pairs(step, together)
+    return go(session, step)
 
 
 def reopen(session: Session, key: str) -> tuple[Form | None, Screen]:

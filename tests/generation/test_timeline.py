@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spf.config import GenerationRequest
-from spf.generation.timeline import Step, Timeline, lanes, path_to
+from spf.generation.timeline import SeedPair, Step, Timeline, lanes, path_to
 
 REQUEST = GenerationRequest(base_text="a person", target_texts=("a hat",), target_weights=(0.5,))
 
@@ -21,6 +21,15 @@ def database(tmp_path) -> Path:
 @pytest.fixture
 def timeline(database) -> Timeline:
     return Timeline(database, "mine")
+
+
+def test_pairs_of_a_step_keep_their_order_and_come_once(timeline, database):
+    assert timeline.pairs(None) == [] and timeline.pairs(1) == []
+    first, second = grow(timeline, 2)
+    pairs = [SeedPair(2**63 - 1, Path("day/0")), SeedPair(0, Path("day/9"))]
+    for _ in range(2):
+        timeline.add_pairs(first, pairs)
+    assert Timeline(database, "other").pairs(first) == pairs and timeline.pairs(second) == []
 
 
 def grow(timeline: Timeline, count: int) -> list[int]:

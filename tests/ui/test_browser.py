@@ -276,6 +276,22 @@ def test_five_steps_with_undo_branch_comparison_and_a_reload(page, service, serv
     assert len(service.requests) == 6
 
 
+def test_a_batch_is_a_grid_and_one_pair_is_gone_on_with(page, service):
+    field(page, "pairs-count").fill("4")
+    page.locator("#spf-more button").first.click()
+    page.locator("#spf-scheduler input").click()
+    page.get_by_role("option", name="Euler").click()
+    generate(page, 1)
+    assert [request.seed for request in service.requests] == [3, 4, 5, 6] and service.requests[0].scheduler == "euler"
+    expect(page.locator(".spf-pair")).to_have_count(4)
+    page.get_by_role("button", name="Seed 5: original and customized").click()
+    drawn(page, 2)
+    expect(page.locator('.spf-pair[aria-current]')).to_contain_text("seed 5")
+    expect(field(page, "seed")).to_have_value("5")
+    expect(field(page, "pairs-count")).to_have_value("1")
+    assert len(service.requests) == 4
+
+
 def test_a_dropped_picture_restores_the_form(page, spf_home):
     generate(page, 1)
     saved = next((spf_home / "outputs").glob("*/*/customized.png"))

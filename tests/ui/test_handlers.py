@@ -47,6 +47,37 @@ def test_a_press_of_generate_is_busy_then_grows_then_ends(session, monkeypatch):
     assert "difference 3.1%" in screens[-1].status and "outside the SFCM n/a" in screens[-1].status
 
 
+def test_several_seeds_are_one_step_with_a_grid_of_pairs(service, session, spf_home):
+    screens = run(service, session, replace(FORM, pairs=3, scheduler="euler", width=64, height=""))
+    assert [(request.seed, request.count) for request in service.requests] == [(7, 1), (8, 1), (9, 1)]
+    assert {(request.scheduler, request.width, request.height) for request in service.requests} == {("euler", 64, None)}
+    last = screens[-1]
+    assert last.busy is False and [screen.busy for screen in screens].count(False) == 1
+    assert [pair["label"] for pair in last.pairs["pairs"]] == ["seed 7", "seed 8", "seed 9"]
+    assert [pair["current"] for pair in last.pairs["pairs"]] == [True, False, False]
+    assert len(session.timeline.steps()) == 1 and session.current.result.request.seed == 7
+    assert len(list((spf_home / "outputs").glob("*/*/customized.png"))) == 3
+
+
+def test_a_batch_says_which_pair_grows_and_how_long_all_will_take(session, monkeypatch):
+    monkeypatch.setattr(live, "HERTZ", 1000)
+    screens = run(fakes.FakeService(0.02), session, replace(FORM, pairs=2))
+    words = [screen.status for screen in screens if screen.status and "Drawing" in screen.status]
+    assert "Pair 1 of 2. Drawing: step 2 of 10" in words[0] and any("Pair 2 of 2." in one for one in words)
+
+
+def test_a_cancelled_batch_keeps_what_is_drawn(session):
+    service = fakes.FakeService(0.02)
+    screens = []
+    for screen in handlers.generate(service, replace(FORM, pairs=5), session):
+        screens.append(screen)
+        if len(service.requests) == 2:
+            handlers.cancel(session)
+    screen = screens[-1]
+    assert strings.CANCELLED in screen.notice and len(screen.pairs["pairs"]) == 1 and len(service.requests) == 2
+    assert session.current.result.request.seed == 7 and "difference 3.1%" in screen.status
+
+
 def test_the_service_gets_what_the_form_says(service, session):
     run(service, session)
     request = service.requests[0]

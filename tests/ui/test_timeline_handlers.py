@@ -57,6 +57,24 @@ def test_undo_redo_and_branch_bring_form_and_pictures(draw, session):
     assert handlers.redo(session)[0] is None, "the branch has no step after it"
 
 
+def test_a_pair_of_several_is_gone_on_with(draw, session):
+    screen = draw(replace(FORM, pairs=3, width=96))
+    folder = screen.pairs["pairs"][1]["folder"]
+    form, screen = handlers.choose(session, folder)
+    assert form == replace(FORM, seed="8", width=96) and labels(session)[1] == "seed 8"
+    assert [pair["current"] for pair in screen.pairs["pairs"]] == [False, True, False]
+    assert handlers.choose(session, folder)[0] is None, "it is on show already"
+    assert handlers.choose(session, "../../etc")[0] is None
+    form, screen = handlers.undo(session)
+    assert screen.pairs["pairs"][0]["current"] and not draw(replace(FORM, pairs=1)).pairs["pairs"]
+
+
+def test_a_pair_whose_files_are_gone_is_said(draw, session, spf_home):
+    folder = draw(replace(FORM, pairs=2)).pairs["pairs"][1]["folder"]
+    (spf_home / "outputs" / folder / "result.json").unlink()
+    assert strings.STEP_GONE in handlers.choose(session, folder)[1].notice and len(session.timeline.steps()) == 1
+
+
 def test_a_reload_finds_the_step_that_was_on_show(draw, session):
     draw()
     draw(TURBAN)
