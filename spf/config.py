@@ -178,6 +178,11 @@ class TrainConfig(Schema):
             raise ValueError(f"stage1.trainable: must be '{wanted}' for the recipe '{self.recipe}'")
         return self
 
+    def trained_stages(self) -> tuple[StageConfig, ...]:
+        """The stages that train something, in order: only 'spf' has a second one."""
+        first = (self.stage1,) if self.stage != "2" else ()
+        return first + ((self.stage2,) if self.recipe == "spf" and self.stage != "1" else ())
+
 
 class MagnetConfig(Schema):
     """Magnet edits the prompt's embeddings before sampling."""

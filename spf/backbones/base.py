@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -107,6 +107,7 @@ class Backbone(Protocol):
 
     objective: Objective
     denoiser: nn.Module
+    device: torch.device  # where it computes
     default_scheduler: Scheduler  # the model's own, which `sampler` makes if none is named
     window: int  # tokens that fit the text encoder, special tokens included
 
@@ -140,5 +141,8 @@ class Backbone(Protocol):
     def trainable_parameters(self, which: Trainable) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that a stage updates (D2), by their name in the denoiser."""
 
-    def fork(self) -> Backbone:
-        """The same model with its own copy of the denoiser; everything frozen is shared."""
+    def networks(self) -> dict[str, nn.Module]:
+        """Denoiser, autoencoder and text encoders by name."""
+
+    def fork(self, own: Collection[str] | None = None) -> Backbone:
+        """The same model with its own copy of the denoiser, or of those of its tensors that are named; the rest is shared."""

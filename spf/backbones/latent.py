@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -18,11 +20,18 @@ class LatentDiffusion:
 
     denoiser: nn.Module
     vae: Autoencoder
+    device: torch.device  # where it computes; a part that is not in use may wait elsewhere
     cross_projections: ClassVar[tuple[str, ...]]  # parts of the names of the parameters that "cross" updates (D2)
 
-    @property
-    def device(self) -> torch.device:
-        return self.denoiser.device
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network by its field's name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+
+    def _own_denoiser(self, own: Collection[str] | None) -> nn.Module:
+        """A copy that shares every tensor not named in `own`; None copies all."""
+        tensors = chain(self.denoiser.named_parameters(), self.denoiser.named_buffers())
+        shared = {} if own is None else {id(tensor): tensor for name, tensor in tensors if name not in own}
+        return copy.deepcopy(self.denoiser, shared)
 
     def encode_images(self, images: Tensor) -> Tensor:
         return autoencoder.encode(self.vae, images)

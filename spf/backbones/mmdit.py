@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -52,8 +51,9 @@ class MMDiTBackbone(LatentDiffusion):
     default_scheduler = "euler"
 
     def __post_init__(self) -> None:
-        for module in self._modules():
+        for module in self.networks().values():
             module.requires_grad_(False).eval()
+        self.device = self.denoiser.device
         config = self.scheduler.config
         self.objective = FlowObjective(shift=config.shift, time_scale=config.num_train_timesteps)
         self.window = self.tokenizer.model_max_length
@@ -62,10 +62,6 @@ class MMDiTBackbone(LatentDiffusion):
         self._t5_readers = [] if self.text_encoder_3 is None else [Reader(self.tokenizer_3, self.t5_window)]
         self._sites = [_sites(f"transformer_blocks.{index}.{JOINT_ATTENTION}", block.attn)
                        for index, block in enumerate(self.denoiser.transformer_blocks)]
-
-    def _modules(self) -> list[nn.Module]:
-        modules = (self.text_encoder, self.text_encoder_2, self.text_encoder_3, self.denoiser, self.vae)
-        return [module for module in modules if module is not None]
 
     def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
         config = self.denoiser.config
@@ -78,14 +74,15 @@ class MMDiTBackbone(LatentDiffusion):
         made.set_timesteps(num_inference_steps, device=self.device)
         return made
 
-    def fork(self) -> MMDiTBackbone:
+    def fork(self, own: Collection[str] | None = None) -> MMDiTBackbone:
         return MMDiTBackbone(
             self.tokenizer, self.text_encoder, self.tokenizer_2, self.text_encoder_2, self.tokenizer_3, self.text_encoder_3,
-            copy.deepcopy(self.denoiser), self.vae, self.scheduler)
+            self._own_denoiser(own), self.vae, self.scheduler)
 
     def to(self, device: torch.device) -> MMDiTBackbone:
-        for module in self._modules():
+        for module in self.networks().values():
             module.to(device)
+        self.device = self.denoiser.device
         return self
 
     @torch.no_grad()

@@ -78,6 +78,15 @@ def _learner(backbone: Backbone, config: StageConfig, steps: int) -> Learner:
     return Learner(dict(backbone.trainable_parameters(config.trainable)))
 
 
+def changed_names(backbone: Backbone, config: StageConfig) -> set[str]:
+    """Names of the denoiser's own tensors that a stage with these settings may change; what it adds is not among them."""
+    if config.trainable in ("lora", "adalora"):
+        return {f"{name}.weight" for name in projections(backbone, config.adapter.layers)}
+    if config.trainable == "adapter":
+        return set()
+    return {name for name, _ in backbone.trainable_parameters(config.trainable)}
+
+
 def projections(backbone: Backbone, layers: Literal["cross", "attention"]) -> list[str]:
     """Names of the linear maps of the attention layers; 'attention' adds a U-Net's self-attention to D2's set."""
     cross = [name.removesuffix(".weight") for name, _ in backbone.trainable_parameters("cross") if name.endswith(".weight")]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -46,8 +45,9 @@ class UNetBackbone(LatentDiffusion):
     default_scheduler = "ddim"
 
     def __post_init__(self) -> None:
-        for module in (self.text_encoder, self.denoiser, self.vae):
+        for module in self.networks().values():
             module.requires_grad_(False).eval()
+        self.device = self.denoiser.device
         self.objective = EpsilonObjective(self.scheduler.alphas_cumprod.to(self.device))
         self.window = self.tokenizer.model_max_length
         self._reader = Reader(self.tokenizer, self.window)
@@ -63,12 +63,13 @@ class UNetBackbone(LatentDiffusion):
         made.set_timesteps(num_inference_steps, device=self.device)
         return made
 
-    def fork(self) -> UNetBackbone:
-        return UNetBackbone(self.tokenizer, self.text_encoder, copy.deepcopy(self.denoiser), self.vae, self.scheduler)
+    def fork(self, own: Collection[str] | None = None) -> UNetBackbone:
+        return UNetBackbone(self.tokenizer, self.text_encoder, self._own_denoiser(own), self.vae, self.scheduler)
 
     def to(self, device: torch.device) -> UNetBackbone:
-        for module in (self.text_encoder, self.denoiser, self.vae):
+        for module in self.networks().values():
             module.to(device)
+        self.device = self.denoiser.device
         self.objective = self.objective.to(device)
         return self
 

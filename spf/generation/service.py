@@ -91,8 +91,9 @@ class GenerationService:
         parts = [(checkpoints.customization(name, model.preset), weight) for name, weight in weights.items()]
         key = (request.model, *((part.folder, part.version, weight) for part, weight in parts))
         if key not in self._responses:
-            response = model.reference.fork()
-            checkpoints.apply(response, checkpoints.mixed(model.reference, parts))
+            tensors = checkpoints.mixed(model.reference, parts)
+            response = model.reference.fork(tensors)  # what was not trained is in memory once
+            checkpoints.apply(response, tensors)
             _remember(self._responses, key, response, RESPONSES_KEPT)
         return self._responses[key], parts[0][0].card.method
 

@@ -17,7 +17,7 @@ from spf.training.devices import accelerator_for, process_count
 from spf.training.examples import prepare
 from spf.training.ledger import used_memory
 from spf.training.loop import Watch, global_batch, steps_of, train_stage
-from spf.training.run import MakeStages, spf_stages
+from spf.training.run import MakeStages, initial_tensors, own_tensors, spf_stages
 
 TIMED_STEPS = 3  # the first of them warms up
 
@@ -53,9 +53,9 @@ def estimate(config: TrainConfig, device: torch.device, make_stages: MakeStages 
     preset = cfg.model_preset(config.model)
     reference = checkpoints.load_backbone(preset, device)
     clip = Clip.load(preset.clip).to(device)
-    response = reference.fork()
+    response = reference.fork(own_tensors(config, preset, reference, None))
     if config.initial_customization:
-        checkpoints.apply(response, checkpoints.customization(config.initial_customization, preset).tensors())
+        checkpoints.apply(response, initial_tensors(config, preset))
     if config.gradient_checkpointing:
         response.denoiser.enable_gradient_checkpointing()
     few = records[:max(config.stage1.train_batch_size, config.stage2.train_batch_size)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from spf import config as cfg
 from spf.backbones import checkpoints
 from spf.backbones.base import Backbone
 from spf.backbones.parallel_attention import install_for
+from spf.backbones.trainables import changed_names
 from spf.clip import Clip
 from spf.config import ModelPreset, StageConfig, TrainConfig
 from spf.data.batches import Examples
@@ -45,6 +46,21 @@ def spf_stages(config: TrainConfig, reference: Backbone, response: Backbone, cli
         stages.append((DualPathStage(reference, response, clip, config.method, empty, config.caption_dropout,
                                      config.base_only_prob), config.stage2))
     return stages
+
+
+def own_tensors(config: TrainConfig, preset: ModelPreset, reference: Backbone, resumed: Checkpoint | None) -> set[str]:
+    """Names of the denoiser's tensors that the run may change; all others are in memory once, for both paths."""
+    names = set(resumed.weight_names()) if resumed else set()
+    if config.initial_customization:
+        names |= initial_tensors(config, preset).keys()
+    for stage in config.trained_stages():
+        names |= changed_names(reference, stage)
+    return names
+
+
+def initial_tensors(config: TrainConfig, preset: ModelPreset) -> dict[str, torch.Tensor]:
+    """What the run starts from. Raises CustomizationError."""
+    return checkpoints.customization(config.initial_customization, preset).tensors()
 
 
 def resumable(config: TrainConfig, folder: RunFolder, records: list[Record]) -> tuple[TrainConfig, Checkpoint | None]:
@@ -128,11 +144,12 @@ class Run:
         return self._written(preset, records, reference, response)
 
     def _response(self, reference: Backbone, preset: ModelPreset, resumed: Checkpoint | None) -> Backbone:
-        response = reference.fork()
+        self._own = own_tensors(self.config, preset, reference, resumed)
+        response = reference.fork(self._own)
         if resumed is not None:  # what an earlier stage added must be there before its tensors come
             install_for(response.denoiser, resumed.weight_names())
         if self.config.initial_customization and resumed is None:
-            checkpoints.apply(response, checkpoints.customization(self.config.initial_customization, preset).tensors())
+            checkpoints.apply(response, initial_tensors(self.config, preset))
         if self.config.gradient_checkpointing:
             response.denoiser.enable_gradient_checkpointing()
         return response
@@ -187,7 +204,7 @@ class Run:
             metrics_bytes=self.folder.metrics_bytes(), global_batch=batch, processes=self.accelerator.num_processes,
             identity=self._identity)
         checkpoint.save(
-            self.folder.path, position, _learned(reference, state), state.optimizer, state.learner,
+            self.folder.path, position, _learned(self._own, reference, state), state.optimizer, state.learner,
             self.config.checkpoints_kept)
 
     def _on_step(self, stage: str, step: int) -> None:
@@ -245,8 +262,8 @@ class Run:
             method=config.method, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
 
 
-def _learned(reference: Backbone, state: StageState) -> dict[str, torch.Tensor]:
-    """What tells the response path from the reference: everything this stage trains, and what earlier ones changed."""
+def _learned(own: Collection[str], reference: Backbone, state: StageState) -> dict[str, torch.Tensor]:
+    """What may tell the response path from the reference: everything that a stage trains, has changed or has added."""
     before = reference.denoiser.state_dict()
     return {name: value for name, value in state.stage.response.denoiser.state_dict().items()
-            if name in state.learner.parameters or name not in before or not torch.equal(value, before[name])}
+            if name in state.learner.parameters or name in own or name not in before}

@@ -300,7 +300,7 @@ def test_t5_may_be_left_out_of_the_folder(backbone, tiny, model_folder, tmp_path
                            dtype=torch.bfloat16)
     assert loaded.text_encoder_3 is None and (loaded.tokenizer_3 is None) == ("tokenizer_3" in left_out)
     assert loaded.t5_window == (256 if "tokenizer_3" in left_out else 64)
-    assert {parameter.dtype for module in loaded._modules() for parameter in module.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for module in loaded.networks().values() for parameter in module.parameters()} == {torch.bfloat16}
     x_t, t, _ = inputs(backbone)
     predicted = loaded.predict(x_t, t, loaded.encode_prompts([PROMPT] * 2))
     assert predicted.dtype == torch.float32 and predicted.isfinite().all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spf.backbones import checkpoints
-from spf.backbones.trainables import learning, orthogonality, projections
+from spf.backbones.trainables import changed_names, learning, orthogonality, projections
 from spf.config import StageConfig
 from spf.errors import InvalidInput
 from spf.method.phrases import join_prompt
@@ -57,6 +57,24 @@ def test_a_learner_changes_what_it_may_and_its_denoiser_is_plain_afterwards(back
     changed = set(checkpoints.changed_tensors(before, after))
     allowed = {name for name, _ in backbone.trainable_parameters("full" if trainable == "full" else "cross")}
     assert changed and changed <= allowed
+
+
+@pytest.mark.parametrize("family, trainable, layers", [
+    *((family, trainable, "cross") for family in FAMILIES for trainable in ("full", "cross", "lora", "adalora")),
+    ("unet", "lora", "attention"), ("unet", "adapter", "cross")])
+def test_a_fork_needs_copies_only_of_what_its_stage_changes(backbone, trainable, layers):
+    config, original = stage(trainable, layers=layers), copy.deepcopy(backbone.denoiser.state_dict())
+    whole, lean = backbone.fork(), backbone.fork(changed_names(backbone, config))
+    for forked in (whole, lean):
+        with learning(forked, config, STEPS, seed=0) as learner:
+            train(forked, learner, 3)
+    assert checkpoints.changed_tensors(original, backbone.denoiser.state_dict()) == {}, "the original stays as it was"
+    assert checkpoints.changed_tensors(whole.denoiser.state_dict(), lean.denoiser.state_dict()) == {}
+    learned = checkpoints.changed_tensors(original, lean.denoiser.state_dict())
+    shared = {value.data_ptr() for value in backbone.denoiser.state_dict().values()}
+    assert learned and not shared & {value.data_ptr() for value in learned.values()}
+    own = [name for name, value in lean.denoiser.state_dict().items() if value.data_ptr() not in shared]
+    assert trainable == "full" or len(own) < len(original) / 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -92,6 +92,18 @@ def test_stage_2_alone_goes_on_from_a_customization(make_run, tiny):
     assert any(not torch.equal(after[name], before[name]) for name in cross)
 
 
+@both_families
+@pytest.mark.parametrize("first, shares", [("cross", True), ("lora", True), ("full", False)])
+def test_both_paths_share_what_the_run_does_not_train(make_run, monkeypatch, first, shares):
+    seen = []
+    train = run_module.train_stage
+    monkeypatch.setattr(run_module, "train_stage", lambda stage, *rest: seen.append(stage) or train(stage, *rest))
+    make_run(stage1__trainable=first).execute()
+    reference, response = ({value.data_ptr() for value in path.denoiser.parameters()}
+                           for path in (seen[-1].reference, seen[-1].response))
+    assert bool(reference & response) == shares and reference - response
+
+
 def test_stage_1_alone_logs_no_alignment(make_run):
     run = make_run(stage="1")
     assert run.execute().card.summary["stage2_steps"] == 0
