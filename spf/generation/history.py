@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,18 @@ def _read_maps(folder: Path) -> list[StepMaps]:
     with np.load(folder / "maps.npz") as data:
         names = ("steps", "timesteps", "soft_map", "sfcm", "phrase_maps", "target_maps")
         columns = [data[name] for name in names]
-    return [StepMaps(int(step), int(t), *arrays) for step, t, *arrays in zip(*columns, strict=True)]
+        by_layer = _read_layers(data)
+    return [StepMaps(int(step), int(t), *arrays, **by_layer(index))
+            for index, (step, t, *arrays) in enumerate(zip(*columns, strict=True))]
+
+
+def _read_layers(data: Any) -> Callable[[int], dict[str, Any]]:
+    """What an opened maps.npz says of a step beyond the maps that every version wrote."""
+    if "layer_maps" not in data:
+        return lambda index: {}
+    original, maps = (data[name].astype(np.float32) for name in ("original_maps", "layer_maps"))
+    names = tuple(map(str, data["layer_groups"]))
+    return lambda index: {"original_maps": original[index], "layer_groups": names, "layer_maps": maps[index]}
 
 
 def read_request(png: bytes | Path) -> GenerationRequest:
@@ -204,5 +216,12 @@ def _save_maps(result: GenerationResult, folder: Path) -> None:
         sfcm=np.stack([maps.sfcm for maps in result.maps]),
         phrase_maps=np.stack([maps.phrase_maps for maps in result.maps]),
         target_maps=np.stack([maps.target_maps for maps in result.maps]),
-        gamma=result.gamma,
-    )
+        gamma=result.gamma, **_layers(result.maps))
+
+
+def _layers(maps: list[StepMaps]) -> dict[str, np.ndarray]:
+    """What is kept for looking at, in half precision; nothing where the maps came from an earlier version."""
+    if not maps[0].layer_groups:
+        return {}
+    return {"layer_groups": np.array(maps[0].layer_groups), **{
+        name: np.stack([getattr(one, name) for one in maps]).astype(np.float16) for name in ("original_maps", "layer_maps")}}

@@ -20,6 +20,7 @@ from spf.clip import Clip
 from spf.config import GenerationRequest, MethodConfig
 from spf.errors import Cancelled, InvalidInput
 from spf.generation.guide import Guide
+from spf.generation.layers import groups, phrase_maps_by_group
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.method import control_map
 from spf.method.attention import AttentionLayer, encoder_phrase_maps
@@ -111,8 +112,10 @@ class Pair:
         with self._timed("customized"), self.response.capture() as features:
             prediction = self.response.predict(x_t.expand(2, -1, -1, -1), t.expand(2), self.full)
         with self._timed("maps"):
-            reference = self.reference.predict(x_t, t[None], self.base[[1]])  # Eq. 5 asks for the same x_t
-            maps = self._maps(step, t, reference, prediction[1:], [layer.attention.rows(1) for layer in features.layers()])
+            layers = [layer.attention.rows(1) for layer in features.layers()]
+            with self.reference.capture() as features:
+                reference = self.reference.predict(x_t, t[None], self.base[[1]])  # Eq. 5 asks for the same x_t
+            maps = self._maps(step, t, reference, prediction[1:], layers, [layer.attention for layer in features.layers()])
         return *self._sample(self.sampler, prediction, x_t, t), maps
 
     def _sample(self, sampler: Sampler, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,14 +124,20 @@ class Pair:
         sampled = sampler.step(guided, t, x_t).prev_sample
         return sampled, self.reference.objective.predict_x0(x_t, guided, t[None])
 
-    def _maps(self, step: int, t: Tensor, reference: Tensor, response: Tensor, layers: list[AttentionLayer]) -> StepMaps:
+    def _maps(self, step: int, t: Tensor, reference: Tensor, response: Tensor, layers: list[AttentionLayer],
+              reference_layers: list[AttentionLayer]) -> StepMaps:
         method = self.method
         m, attention, m_hat = control_map.fine_control_map(
             reference, response, layers, self.phrase_weights, self.gamma, norm=method.soft_map_norm,
             normalize=method.phrase_normalization, layers_used=method.map_layers, reduce=method.phrase_reduce)
-        targets = encoder_phrase_maps(layers, self.full.target_weights[1:], tuple(m.shape[-2:]))
-        m, m_hat, attention, targets = (value[0].float().cpu().numpy() for value in (m, m_hat, attention, targets))
-        return StepMaps(step, int(t), m, m_hat, attention, targets)
+        size, targets = tuple(m.shape[-2:]), self.full.target_weights[1:]
+        base = self.base.phrase_weights[1:, ..., :len(self.prompt.phrases)]
+        by_group = torch.cat([  # (G, P + K + P, H, W)
+            phrase_maps_by_group(layers, torch.cat([self.phrase_weights, targets], dim=-1), size),
+            phrase_maps_by_group(reference_layers, base, size)], dim=1)
+        both = encoder_phrase_maps(layers, targets, size), encoder_phrase_maps(reference_layers, base, size)
+        maps = (value[0].float().cpu().numpy() for value in (m, m_hat, attention, *both))
+        return StepMaps(step, int(t), *maps, tuple(groups(layers)), by_group.float().cpu().numpy())
 
     def _negative(self) -> Prompt:
         """The negative prompt. Raises InvalidInput naming it if it does not fit the encoder."""

@@ -11,6 +11,10 @@ from spf.config import GenerationRequest
 from spf.method.phrases import Prompt
 
 
+def _none() -> np.ndarray:
+    return np.zeros((0, 0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class StepMaps:
     """The maps of one denoising step, each in [0, 1] on the latent grid (H, W); exact for this step's latent."""
@@ -21,6 +25,10 @@ class StepMaps:
     sfcm: np.ndarray  # (H, W)      Mhat, Eq. 7
     phrase_maps: np.ndarray  # (P, H, W)   attention of each base phrase, Eq. 6
     target_maps: np.ndarray  # (K, H, W)   attention of each target phrase, for looking at
+    # What follows is for looking at, too, and empty in results of earlier versions.
+    original_maps: np.ndarray = field(default_factory=_none)  # (P, H, W)   each base phrase in the original model, same x_t
+    layer_groups: tuple[str, ...] = ()  # G names of groups of layers
+    layer_maps: np.ndarray = field(default_factory=_none)  # (G, P + K + P, H, W)   phrase, target, original by group
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 const root = element.querySelector('.spf-inspector');
 const words = root.dataset;
 const find = (name) => root.querySelector(`[data-part="${name}"]`);
-const state = { step: 0, map: 'sfcm', opacity: 0.6, threshold: 0, shared: true, playing: null };
+const state = { step: 0, map: 'sfcm', layer: '', opacity: 0.6, threshold: 0, shared: true, playing: null };
 let picture = null, colors = null, decoded = new Map();
 
 const value = () => props.value;
@@ -13,7 +13,7 @@ const mean = () => state.step === 0;
 
 // Values 0..255 of one map at the chosen step, or their mean over all steps.
 function values(map) {
-  const all = decoded.get(map.key), size = cells();
+  const all = decoded.get(map.layers[state.layer] ? `${map.key}|${state.layer}` : map.key), size = cells();
   if (!mean()) return all.subarray((state.step - 1) * size, state.step * size);
   const sum = new Float32Array(size), count = value().steps.length;
   all.forEach((one, index) => { sum[index % size] += one / count; });
@@ -62,6 +62,10 @@ function build() {
     find(group).replaceChildren(...maps.map(card));
     find(`${group}-box`).hidden = maps.length === 0;
   }
+  if (!value().layers.includes(state.layer)) state.layer = '';
+  find('layers-box').hidden = value().layers.length === 0;
+  find('layer').replaceChildren(new Option(words.every, ''), ...value().layers.map((name) => new Option(name, name)));
+  find('layer').value = state.layer;
   find('messages').replaceChildren(...value().messages.map((text) => made('p', 'spf-caption spf-warning', text)));
   find('title').textContent = value().title;
   const scrubber = find('step');
@@ -98,11 +102,22 @@ function draw() {
   paint(find('canvas'), map, 512, state.opacity, state.threshold);
   find('canvas').setAttribute('aria-label', map.name);
   find('name').textContent = `${map.name} · ${range(map)}`;
+  drawTwin(map);
   const { steps } = value();
   find('when').textContent = mean() ? words.mean.replace('{count}', steps.length)
     : words.step.replace('{step}', steps[state.step - 1].step + 1).replace('{t}', steps[state.step - 1].t);
   prompt();
   drawCards();
+}
+
+// The same phrase in the original model, beside it.
+function drawTwin(map) {
+  const twin = value().maps.find((one) => one.key === map.key.replace('phrase_maps', 'original_maps') && one !== map);
+  find('twin-box').hidden = find('own-model').hidden = !twin;
+  if (!twin) return;
+  paint(find('twin'), twin, 512, state.opacity, state.threshold);
+  find('twin').setAttribute('aria-label', twin.name);
+  find('twin-range').textContent = range(twin);
 }
 
 // Which phrase answers strongest at this pixel.
@@ -121,7 +136,7 @@ function rankStrongest() {
 
 function rankAt(x, y) {
   const width = value().grid[1];
-  const rows = value().maps.filter((map) => map.group !== 'steps' || map.key === 'sfcm' || map.key === 'soft_map')
+  const rows = value().maps.filter((map) => (map.group !== 'steps' && map.group !== 'originals') || map.key === 'sfcm' || map.key === 'soft_map')
     .map((map) => [values(map)[y * width + x] / 255, map.name]).sort((one, other) => other[0] - one[0]);
   find('ranking').replaceChildren(...rows.map(([strength, name]) => {
     const row = made('li', '');
@@ -152,7 +167,8 @@ async function load() {
   element.querySelector('.spf-inspector-empty').hidden = Boolean(value());
   if (!value()) return;
   colors = bytes(value().colors);
-  decoded = new Map(value().maps.map((map) => [map.key, bytes(map.data)]));
+  decoded = new Map(value().maps.flatMap((map) => [[map.key, bytes(map.data)],
+    ...Object.entries(map.layers).map(([name, data]) => [`${map.key}|${name}`, bytes(data)])]));
   const image = new Image();
   image.src = value().picture;
   await image.decode();
@@ -169,6 +185,7 @@ find('threshold').addEventListener('input', (event) => {
   find('threshold-value').textContent = state.threshold.toFixed(2);
   draw();
 });
+find('layer').addEventListener('change', (event) => { state.layer = event.target.value; draw(); });
 find('shared').addEventListener('change', (event) => {
   state.shared = event.target.checked;
   find('legend').hidden = !state.shared;

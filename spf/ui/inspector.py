@@ -41,14 +41,16 @@ def look(session: Session) -> dict[str, Any] | None:
 def payload(kept: Kept) -> dict[str, Any]:
     """Everything the script needs: pictures, prompt with spans, and every map of every drawn step in 255 levels."""
     result = kept.result
-    maps = maps_of(result)
+    maps, layers = maps_of(result), layers_of(result)
     return {
         "title": steps.summary(result.request), "prompt": result.prompt.text, "tokens": _words(result.prompt.text),
         "picture": viewer.address(kept.picture("customized")), "grid": list(result.maps[0].sfcm.shape),
         "steps": [{"step": one.step, "t": one.timestep} for one in result.maps],
         "npz": viewer.address(kept.folder / "maps.npz") if kept.folder else None,
         "colors": _packed(overlay.colors(np.arange(256) / 255)), "messages": messages(result, maps),
-        "maps": [{**entry, "data": _packed(values)} for entry, values in maps]}
+        "layers": list(result.maps[0].layer_groups),
+        "maps": [{**entry, "data": _packed(values), "layers": {
+            name: _packed(one) for name, one in layers.get(entry["key"], {}).items()}} for entry, values in maps]}
 
 
 def maps_of(result: GenerationResult) -> list[tuple[dict[str, Any], np.ndarray]]:
@@ -60,11 +62,28 @@ def maps_of(result: GenerationResult) -> list[tuple[dict[str, Any], np.ndarray]]
         found.append((_entry(f"without:{index}", "steps", name, phrase), values))
     found.append((_entry("sfcm", "steps", strings.INSPECT_SFCM, note=strings.INSPECT_SFCM_NOTE), _stack(result, "sfcm")))
     for group, name, phrases in (("phrases", "phrase_maps", result.prompt.phrases),
-                                 ("targets", "target_maps", result.prompt.targets)):
-        for index, (phrase, values) in enumerate(zip(phrases, np.moveaxis(_stack(result, name), 1, 0), strict=True)):
+                                 ("targets", "target_maps", result.prompt.targets),
+                                 ("originals", "original_maps", result.prompt.phrases)):
+        stacked = _stack(result, name)
+        if not stacked.size:
+            continue
+        for index, (phrase, values) in enumerate(zip(phrases, np.moveaxis(stacked, 1, 0), strict=True)):
             note = strings.INSPECT_GAMMA.format(gamma=result.gamma[index]) if group == "phrases" else ""
-            found.append((_entry(f"{name}:{index}", group, phrase.text, phrase, note), values))
+            text = strings.INSPECT_IN_ORIGINAL.format(text=phrase.text) if group == "originals" else phrase.text
+            found.append((_entry(f"{name}:{index}", group, text, phrase, note), values))
     return found
+
+
+def layers_of(result: GenerationResult) -> dict[str, dict[str, np.ndarray]]:
+    """By the key of a phrase's map and the name of a group of layers: the map with these layers alone, (S, H, W)."""
+    names = result.maps[0].layer_groups
+    if not names:
+        return {}
+    count, others = len(result.prompt.phrases), len(result.prompt.targets)
+    keys = [f"{name}:{index}" for name, many in (("phrase_maps", count), ("target_maps", others), ("original_maps", count))
+            for index in range(many)]
+    by_key = np.moveaxis(_stack(result, "layer_maps"), 2, 0)  # (2 P + K, S, G, H, W)
+    return {key: dict(zip(names, np.moveaxis(one, 1, 0), strict=True)) for key, one in zip(keys, by_key, strict=True)}
 
 
 def _entry(key: str, group: str, name: str, phrase: Phrase | None = None, note: str = "") -> dict[str, Any]:
@@ -94,10 +113,10 @@ def messages(result: GenerationResult, maps: list[tuple[dict[str, Any], np.ndarr
         trouble = overlay.trouble(values)
         if trouble == "nan":
             found.append(strings.MAP_NAN.format(caption=f"'{entry['name']}'"))
+        elif entry["group"] in ("phrases", "targets", "originals") and np.ptp(values) < WEAK:
+            found.append(strings.INSPECT_WEAK.format(name=entry["name"]))
         elif trouble == "empty" and not entry["key"].startswith("without:"):
             found.append(strings.INSPECT_EMPTY.format(name=entry["name"]))
-        elif entry["group"] in ("phrases", "targets") and np.ptp(values) < WEAK:
-            found.append(strings.INSPECT_WEAK.format(name=entry["name"]))
     asked = Shown.of_request(result.request).phrases
     if cut := asked[len(result.prompt.phrases):]:
         found.append(strings.PHRASES_DROPPED.format(phrases=", ".join(f"'{text}'" for text in cut)))

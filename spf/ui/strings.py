@@ -268,7 +268,10 @@ INSPECT = {
     "ranking": "What acts here", "hover": "Move over the picture, or touch it.",
     "steps": "From M to the SFCM", "steps-hint": "What each phrase of the base text takes away, one after another.",
     "phrases": "Phrases of the base text",
-    "phrases-hint": "Attention of each phrase; its relevance γ to the target says how much of it is kept.",
+    "phrases-hint": "Attention of each phrase; its relevance γ to the target says how much of it is kept. "
+                    "Press one to see it beside the original model's.",
+    "layers": "Attention of phrases in", "every-layer": "all layers", "own-model": "Customized model",
+    "original-model": "Original model, same noisy picture",
     "targets": "Target phrases",
 }
 INSPECT_SOFT = "M"
@@ -276,6 +279,7 @@ INSPECT_WITHOUT = "− {text}"
 INSPECT_SFCM = "SFCM"
 INSPECT_SFCM_NOTE = "scaled to reach 1"
 INSPECT_GAMMA = "γ = {gamma:.2f}"
+INSPECT_IN_ORIGINAL = "{text}, original model"
 INSPECT_EMPTY = "'{name}' is empty: it is 0 everywhere and at every step."
 INSPECT_WEAK = "'{name}' could not be located: its attention is nearly the same everywhere."
 

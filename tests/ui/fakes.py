@@ -58,8 +58,10 @@ class FakeService:
 
     def _maps(self, step: int, count: int, phrases: int, targets: int) -> StepMaps:
         sfcm = self.map_of(step)
+        layers = np.stack([[blob(i + group) for i in range(2 * phrases + targets)] for group in range(2)])
         return StepMaps(step, 999 - 999 * step // count, blob(step), sfcm, np.stack([blob(i) for i in range(phrases)]),
-                        np.stack([blob(i) for i in range(targets)]) if targets else np.zeros((0, GRID, GRID)))
+                        np.stack([blob(i) for i in range(targets)]) if targets else np.zeros((0, GRID, GRID)),
+                        np.stack([blob(i + 9) for i in range(phrases)]), ("8x8", "16x16"), layers)
 
 
 def blob(step: int) -> np.ndarray:

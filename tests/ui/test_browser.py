@@ -390,6 +390,13 @@ def test_the_inspector_explains_a_result_without_asking_the_model(page, service)
     shared = page.locator('.spf-map-card[data-map="without:1"] canvas').evaluate("canvas => canvas.toDataURL()")
     page.get_by_label(strings.INSPECT["shared"]).uncheck()
     assert page.locator('.spf-map-card[data-map="without:1"] canvas').evaluate("canvas => canvas.toDataURL()") != shared
+    expect(page.locator('[data-part="twin"]')).to_be_hidden()
+    page.locator('.spf-map-card[data-map="phrase_maps:0"]').click()
+    expect(page.locator('[data-part="twin"]')).to_be_visible()
+    twins = [page.locator(f'[data-part="{name}"]').evaluate("canvas => canvas.toDataURL()") for name in ("canvas", "twin")]
+    assert twins[0] != twins[1]
+    page.locator('[data-part="layer"]').select_option("16x16")
+    assert page.locator('[data-part="canvas"]').evaluate("canvas => canvas.toDataURL()") != twins[0]
     page.locator('[data-part="step"]').fill("2")
     expect(page.locator('[data-part="when"]')).to_contain_text("step 8, t = ")
     with page.expect_download() as download:

@@ -6,6 +6,7 @@ import fakes
 import numpy as np
 import pytest
 
+from spf.generation.request import StepMaps
 from spf.ui import generate_handlers, inspector, strings
 from spf.ui.chips import Chip
 from spf.ui.generate_handlers import Form
@@ -20,7 +21,7 @@ def inspected(service=None, form: Form = FORM) -> dict:
     return inspector.look(session)
 
 
-def values(payload: dict, key: str) -> np.ndarray:
+def values_of(payload: dict, key: str) -> np.ndarray:
     entry = next(one for one in payload["maps"] if one["key"] == key)
     return np.frombuffer(base64.b64decode(entry["data"]), np.uint8).reshape(len(payload["steps"]), *payload["grid"]) / 255
 
@@ -28,16 +29,39 @@ def values(payload: dict, key: str) -> np.ndarray:
 def test_every_map_of_every_step_is_there():
     payload = inspected()
     assert [entry["key"] for entry in payload["maps"]] == [
-        "soft_map", "without:0", "without:1", "sfcm", "phrase_maps:0", "phrase_maps:1", "target_maps:0"]
+        "soft_map", "without:0", "without:1", "sfcm", "phrase_maps:0", "phrase_maps:1", "target_maps:0",
+        "original_maps:0", "original_maps:1"]
     assert [one["step"] for one in payload["steps"]] == [1, 3, 5, 7, 9]
-    assert np.abs(values(payload, "soft_map")[0] - fakes.blob(1)).max() <= 1 / 255
+    assert np.abs(values_of(payload, "soft_map")[0] - fakes.blob(1)).max() <= 1 / 255
     assert payload["npz"].endswith("maps.npz") and payload["messages"] == []
+
+
+def test_every_phrase_is_there_by_group_of_layers_and_in_the_original_model():
+    payload = inspected()
+    by_key = {entry["key"]: entry for entry in payload["maps"]}
+    assert payload["layers"] == ["8x8", "16x16"] and by_key["sfcm"]["layers"] == {}
+    for place, key in enumerate(("phrase_maps:0", "phrase_maps:1", "target_maps:0", "original_maps:0", "original_maps:1")):
+        values = np.frombuffer(base64.b64decode(by_key[key]["layers"]["16x16"]), np.uint8).reshape(5, 16, 16) / 255
+        assert np.abs(values[3] - fakes.blob(place + 1)).max() <= 1 / 255, key
+    assert by_key["original_maps:1"]["name"] == "red hair, original model"
+    assert np.abs(values_of(payload, "original_maps:1")[0] - fakes.blob(10)).max() <= 1 / 255
+
+
+def test_a_result_of_an_earlier_version_has_no_layers_to_choose():
+    class Earlier(fakes.FakeService):
+        def _maps(self, *args):
+            made = super()._maps(*args)
+            return StepMaps(*(getattr(made, name) for name in (
+                "step", "timestep", "soft_map", "sfcm", "phrase_maps", "target_maps")))
+
+    payload = inspected(Earlier())
+    assert payload["layers"] == [] and not any("original" in entry["key"] for entry in payload["maps"])
 
 
 def test_each_phrase_is_taken_away_by_its_irrelevance():
     payload = inspected()
-    soft, first, second = (values(payload, key) for key in ("soft_map", "without:0", "without:1"))
-    phrase, gamma = values(payload, "phrase_maps:0"), 0.0  # of the stand-in's first phrase
+    soft, first, second = (values_of(payload, key) for key in ("soft_map", "without:0", "without:1"))
+    phrase, gamma = values_of(payload, "phrase_maps:0"), 0.0  # of the stand-in's first phrase
     assert np.abs(first - (soft - (1 - gamma) * phrase).clip(0, 1)).max() <= 2 / 255
     assert (second <= first + 1 / 255).all()
 
@@ -56,7 +80,7 @@ def test_spans_name_the_phrase_and_its_words_in_the_prompt():
 def test_empty_and_broken_maps_are_said(make, words):
     payload = inspected(fakes.FakeService(map_of=make))
     assert any(words in message for message in payload["messages"])
-    assert not values(payload, "sfcm").any()
+    assert not values_of(payload, "sfcm").any()
 
 
 def test_a_phrase_without_a_place_is_said():
