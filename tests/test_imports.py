@@ -27,6 +27,7 @@ LEVELS = (
     "cli",
     "__main__ app",
 )
+MODULES = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in SOURCES if path.name != "__init__.py"}
 RANK = {unit: rank for rank, units in enumerate(LEVELS) for unit in units.split()}
 MODEL_LIBRARIES = ("diffusers", "transformers")
 KNOWS_MODELS = ("backbones", "baselines", "export", "pocket")
@@ -93,6 +94,31 @@ def test_imports_go_one_way(path):
 ])
 def test_the_check_itself_sees_a_forbidden_import(unit, source):
     assert complaints(unit, source)
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """Modules of the package that have to be there before this one is: ('spf.a.b',), not those that a function imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = imports_of(ast.unparse(ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])))
+    return {name for full in names for name in (full, full.rpartition(".")[0]) if name in MODULES}
+
+
+def circle_from(module: str, needs: dict[str, set[str]], way: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The first way from a module back to itself or to one on the way, or ()."""
+    if module in way:
+        return (*way[way.index(module):], module)
+    for other in needs.pop(module, ()):
+        if found := circle_from(other, needs, (*way, module)):
+            return found
+        needs.pop(other, None)
+    return ()
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    """Which of them could be imported first would depend on who comes first."""
+    needs = {name: top_level_imports(path) for name, path in MODULES.items()}
+    assert [circle for name in MODULES if (circle := circle_from(name, dict(needs)))] == []
+    assert circle_from("a", {"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ("b", "c", "b"), "the check itself sees one"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))

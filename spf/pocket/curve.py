@@ -20,9 +20,9 @@ from spf.config import ModelPreset
 from spf.method.phrases import join_prompt
 from spf.pocket import contrast, renderer
 from spf.pocket.autoencoder import to_images
+from spf.pocket.held_out import HELD_OUT, held_out_captions, named_right, sample
 from spf.pocket.pictures import portrait_at
 from spf.pocket.recogniser import Recogniser
-from spf.pocket.score import HELD_OUT, held_out_captions, named_right, sample
 from spf.pocket.world import ATTRIBUTES, Portrait
 
 CAPTIONS, PICTURES = 24, 64

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import statistics
 import time
 from collections import Counter
@@ -23,16 +22,15 @@ from spf.backbones.checkpoints import load_backbone
 from spf.clip import Clip
 from spf.config import REPOSITORY, ModelPreset, model_preset
 from spf.errors import InvalidInput
-from spf.method.phrases import Prompt, join_prompt
+from spf.method.phrases import join_prompt
 from spf.metrics.fid import frechet_distance, gaussian
-from spf.pocket import calibration, captions, contrast, renderer
+from spf.pocket import calibration, contrast, renderer
 from spf.pocket.autoencoder import to_images
+from spf.pocket.held_out import HELD_OUT, held_out_captions, named_right, sample, share_of
 from spf.pocket.pictures import portrait_at
 from spf.pocket.recogniser import FOLDER, NO_TARGET, Recogniser
 from spf.pocket.world import ATTRIBUTES, TARGETS, Portrait
 
-HELD_OUT = "score"  # name of the stream of portraits that is never trained on
-NAMED_SHARE = 0.6  # of the attributes, in each caption
 MAX_RECONSTRUCTED = 200  # pictures for the PSNR and for the comparison of the two instruments
 SHEET_SIDE = 10  # pictures in a row and in a column of a contact sheet
 
@@ -74,41 +72,6 @@ def score(preset: str, device: torch.device, count: int = 500, sheet: Path | Non
     return _saved(_rounded(report), REPOSITORY / model.pretrained_model_name_or_path)
 
 
-@torch.inference_mode()
-def sample(backbone: Backbone, model: ModelPreset, prompts: Sequence[Prompt], seeds: Sequence[int], batch: int = 20) -> Tensor:
-    """Guided samples (N, 3, H, W) in [-1, 1] with the model's default steps and guidance, one seed each."""
-    shape = backbone.latent_shape(model.resolution)
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    images = []
-    for start in range(0, len(prompts), batch):
-        chunk = prompts[start:start + batch]
-        text = backbone.encode_prompts([*[join_prompt("", ())] * len(chunk), *chunk])
-        sampler, x_t = backbone.sampler(model.num_inference_steps), noise[start:start + batch].to(text.embeddings.device)
-        for t in sampler.timesteps:
-            unconditional, conditional = backbone.predict(torch.cat([x_t, x_t]), t.expand(2 * len(x_t)), text).chunk(2)
-            guided = unconditional + model.guidance_scale * (conditional - unconditional)
-            x_t = sampler.step(guided, t, x_t).prev_sample
-        images.append(backbone.decode(x_t).clamp(-1, 1))
-    return torch.cat(images)
-
-
-def held_out_captions(portraits: Sequence[Portrait]) -> tuple[list[str], list[set[str]]]:
-    """One caption per portrait, and the attributes it names."""
-    texts, named = [], []
-    for index, portrait in enumerate(portraits):
-        rng = random.Random(f"{HELD_OUT}/caption/{index}")
-        names = {name for name in ATTRIBUTES if rng.random() < NAMED_SHARE}
-        texts.append(captions.describe(portrait, names, rng))
-        named.append(names)
-    return texts, named
-
-
-def named_right(read: dict[str, Sequence[str]], asked: Sequence[Portrait], named: Sequence[set[str]]) -> dict[str, float]:
-    """Per attribute, the share of the pictures whose caption names it that show what it says; NaN if none does."""
-    return {attribute: _share([read[attribute][row] == portrait.value(attribute) for row, portrait in enumerate(asked)
-                               if attribute in named[row]]) for attribute in ATTRIBUTES}
-
-
 def unnamed_entropy(read: dict[str, Sequence[str]], asked: Sequence[Portrait], named: Sequence[set[str]]) -> dict[str, float]:
     """Per attribute, the entropy of what is read where no caption names it, as a share of the renderer's own there."""
     shares = {}
@@ -132,7 +95,7 @@ def targets_shown(backbone: Backbone, model: ModelPreset, recogniser: Recogniser
         rows = [(position + index * len(TARGETS)) % len(texts) for index in range(count)]
         prompts = [join_prompt(texts[row], (target.phrase,)) for row in rows]
         seen = recogniser.read(sample(backbone, model, prompts, rows))["target"]
-        shares[name] = _share([value == name for value in seen])
+        shares[name] = share_of([value == name for value in seen])
     return shares | {"all": _mean(shares)}
 
 
@@ -246,10 +209,6 @@ def _rounded(value: Any) -> Any:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
-
-
-def _share(rights: Sequence[bool]) -> float:
-    return sum(rights) / len(rights) if rights else math.nan
 
 
 def _mean(shares: dict[str, float]) -> float:

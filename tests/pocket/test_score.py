@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,9 +11,7 @@ import yaml
 from PIL import Image
 
 from spf import config
-from spf.backbones.checkpoints import load_backbone
 from spf.errors import InvalidInput
-from spf.method.phrases import join_prompt
 from spf.pocket import contrast, pictures, score
 from spf.pocket.world import ATTRIBUTES, TARGETS
 
@@ -51,18 +48,6 @@ def test_a_model_that_has_learned_nothing_is_scored(own_folder, tmp_path):
     assert Image.open(tmp_path / "sheets" / "tiny.png").size == (2 * 4 * 64 + 6, 64)
     text = score.as_text(report)
     assert f"{report['psnr_db']:.1f} dB" in text and "| hair style |" in text and "nan" not in text
-
-
-def test_named_attributes_count_where_they_are_named(portraits):
-    everything, nothing = [set(ATTRIBUTES)] * 60, [set()] * 60
-    read = values_of(portraits)
-    assert score.named_right(read, portraits, everything) == dict.fromkeys(ATTRIBUTES, 1.0)
-    read["glasses"] = ["none"] * 60
-    share = Counter(portrait.glasses for portrait in portraits)["none"] / 60
-    assert score.named_right(read, portraits, everything)["glasses"] == pytest.approx(share) and 0.3 < share < 0.7
-    only_first = [{"glasses"}, *nothing[1:]]
-    assert score.named_right(read, portraits, only_first)["glasses"] == (portraits[0].glasses == "none")
-    assert math.isnan(score.named_right(read, portraits, nothing)["glasses"])
 
 
 def test_entropy_is_that_of_what_no_caption_names(portraits):
@@ -116,14 +101,6 @@ def test_a_sheet_shows_both_kinds_in_the_same_order(tmp_path):
     assert np.array_equal(right.flat[:12], left.flat[11::-1])
 
 
-def test_captions_name_what_they_are_counted_for(portraits):
-    texts, named = score.held_out_captions(portraits)
-    for portrait, text, names in zip(portraits, texts, named, strict=True):
-        assert ("skin" in text) == ("skin_tone" in names)
-        assert (portrait.expression in text) == ("expression" in names)
-    assert 0.4 < sum(map(len, named)) / (60 * len(ATTRIBUTES)) < 0.8
-
-
 def test_clip_reads_an_attribute_as_the_best_fitting_text():
     class Oracle:
         """Pictures are numbers here, and each fits the text of the same number."""
@@ -150,16 +127,6 @@ def test_psnr_of_a_known_error():
             return latents + 0.2  # 0.1 of the full range: 20 dB
 
     assert score.psnr(Shifted(), torch.zeros(60, 3, 4, 4)) == pytest.approx(20, abs=1e-3)
-
-
-def test_samples_depend_on_their_own_seed_and_text_only(tiny):
-    backbone = load_backbone(tiny)
-    prompts = [join_prompt(text, ()) for text in ("a person", "a man, smiling", "a person, with red hair")]
-    together = score.sample(backbone, tiny, prompts, seeds=[4, 5, 6], batch=2)
-    assert together.shape == (3, 3, 64, 64) and together.abs().max() <= 1
-    alone = score.sample(backbone, tiny, prompts[2:], seeds=[6])
-    torch.testing.assert_close(together[2:], alone, rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(together[0], together[1], atol=0.01) and math.isfinite(float(together.sum()))
 
 
 def test_too_few_captions_are_refused():
