@@ -58,8 +58,7 @@ def test_attributes_of_pictures_it_never_saw(ruler, portraits, images, disturban
     read, labels = ruler.read(disturbances[condition](images[:count])), recognition.label_rows(portraits[:count])
     shares = {name: calibration.accuracy(calibration.confusion(read[name].indices, labels[:, column].tolist(), len(options)))
               for column, (name, options) in enumerate(READABLE.items())}
-    target = shares.pop("target")  # freckles are not read yet (docs/pocket.md); every other target is
-    assert min(shares.values()) >= least and target >= 0.92, (shares, target)
+    assert min(shares.values()) >= least, shares
 
 
 @pytest.mark.parametrize("condition", ["rendered", "blur", "noise", "colour shift"])
@@ -70,8 +69,9 @@ def test_parts_of_pictures_it_never_saw(ruler, images, masks, disturbances, cond
 
 
 def test_a_target_is_seen_and_its_absence_too(ruler, portraits):
-    names = [name for name in TARGETS if name != "freckles"]  # not read yet (docs/pocket.md)
-    drawn = [replace(portraits[0], target=target, glasses="none") for target in (None, *names)]
+    names = list(TARGETS)
+    plain = replace(portraits[0], glasses="none")
+    drawn = [replace(plain, target=target) for target in (None, *names)]
     shown = to_images(np.stack([pictures._Draw(128)(portrait) for portrait in drawn]), CPU)
     assert list(ruler.read(shown)["target"]) == ["none", *names]
     present = ruler.target_probability(shown[1:], names)
