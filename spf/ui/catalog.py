@@ -74,6 +74,11 @@ def budgets() -> list[tuple[str, str]]:
     return [(strings.BUDGETS.get(name, name), name) for name in names]
 
 
+def methods() -> list[tuple[str, str]]:
+    """(label, name) of every way to teach: SPF-Portrait, and what it is compared with."""
+    return [(strings.METHODS[name], name) for name in config.RECIPES]
+
+
 def example_sets() -> list[tuple[str, str]]:
     """(phrase, name) of every picture set that can be rendered here."""
     return [(target.phrase, name) for name, target in TARGETS.items()]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+
+from PIL import Image
 
 from spf.errors import DataError, SpfError
 from spf.generation.request import GenerationResult
@@ -76,6 +79,13 @@ def progress(share: float, headline: str, detail: str) -> str:
     bar = (f'<div class="spf-bar" role="progressbar" aria-label="{escape(headline)}" aria-valuenow="{percent}" '
            f'aria-valuemin="0" aria-valuemax="100"><span style="width:{percent}%"></span></div>')
     return f'<div class="spf-progress"><h3>{escape(headline)}</h3>{bar}{quiet(detail)}</div>'
+
+
+def figures(pictures: Sequence[tuple[str, Image.Image]]) -> str:
+    """Pictures in a row, each with its title; nothing without any."""
+    cells = "".join(f'<figure><img src="{overlay.data_uri(picture)}" alt="{escape(title)}"><figcaption>{escape(title)}'
+                    "</figcaption></figure>" for title, picture in pictures)
+    return f'<div class="spf-figures">{cells}</div>' if cells else ""
 
 
 def heading(text: str, hint: str = "") -> str:

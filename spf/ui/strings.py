@@ -190,6 +190,16 @@ BUDGETS = {
     "quick": "Quick: minutes on two CPU cores", "low-memory": "Low memory: slower, for small devices",
     "paper": "Paper: the published settings, for large models",
 }
+METHOD = "Method"
+METHODS = {
+    "spf": "SPF-Portrait: fine-tuning, then alignment", "standard": "Standard fine-tuning", "lora": "LoRA",
+    "adalora": "AdaLoRA", "tokencompose": "TokenCompose (U-Net models)",
+}
+PLAN = "Plan time and memory"
+PLANNING = "Measuring a few steps of every stage …"
+PLAN_LINES = "{minutes} and {memory} GB of memory at the peak\n{pictures} pictures, {held_out} of them held out for validation"
+PLAN_STAGE = "{stage}: {steps} steps of {batch} pictures, {pace:.2g} s each"
+PLAN_MORE = "Samples, validation and checkpoints come on top."
 START = "Start teaching"
 STARTING = "Preparing the pictures …"
 
@@ -233,6 +243,10 @@ TERMS = {
 }
 LOSS = "{term} {value:.3g}"
 SAMPLE = "Latest sample, step {step}: original, customized, SFCM over customized"
+SAMPLE_OF = "Sample"
+STAGES = "Stage 1 alone against stage 2"
+STAGES_HINT = "The same text and seed: what alignment gave back."
+STAGES_PICTURES = ["Original", "After stage 1, step {step}", "After stage 2, step {step}"]
 SAMPLE_NONE = "The first sample picture comes after some steps."
 LOG = "End of the log"
 MINUTES = "about {minutes} min"
@@ -244,7 +258,7 @@ FIELDS = {
     "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
     "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
-    "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
+    "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET, "recipe": METHOD, "method": METHOD,
     "--attribute": ATTRIBUTE, "--count": COUNT, "count": COUNT,
 }
 NOT_A_NUMBER = "must be a number, for example {example} (got {value})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class TeachForm:
     budget: str | None = None
     model: str = catalog.DEFAULT_MODEL
     folder: str | None = None  # name of a picture set that is here already
+    method: str | None = "spf"
 
 
 class Watched:
@@ -56,6 +58,7 @@ class Watched:
         """From now on follow `run_id`; `announced` says that its end is old news."""
         self.run_id, self.announced = run_id, announced
         self.updated, self.sample_step = 0.0, -1
+        self.sample_at: int | None = None  # which sample is looked at, from 1; None: always the newest
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,8 @@ class RunView:
     sample: tuple[Image.Image, Image.Image, Image.Image] | None
     sample_step: int
     log: str
+    samples: int = 0  # how many there are
+    stages: tuple[tuple[str, Image.Image], ...] = ()  # original, stage 1 alone, stage 2, where both are drawn and new
     taught: str | None = None  # the customization, where it is new to the page
     resumable: bool = False  # it ended early and can go on
 
@@ -94,17 +99,41 @@ def start(form: TeachForm) -> tuple[RunFolder, str]:
         raise
 
 
+def plan(form: TeachForm) -> str:
+    """What teaching would cost, measured on this device: a few lines. Nothing is left behind. Raises SpfError."""
+    import torch
+
+    from spf.baselines.registry import training_stages
+    from spf.training.estimate import estimate
+
+    settings = _settings(form)
+    with tempfile.TemporaryDirectory() as scratch:
+        if form.source != FOLDER:
+            settings = settings.model_copy(update={"data": str(Path(scratch) / "pictures")})
+            _write_pictures(form, Path(settings.data))
+        found = estimate(settings, torch.device("cuda" if torch.cuda.is_available() else "cpu"), training_stages)
+    lines = strings.PLAN_LINES.format(
+        minutes=duration(found.seconds).capitalize(), memory=found.peak_memory_gb, pictures=found.pictures,
+        held_out=found.validation_pictures)
+    stages = [strings.PLAN_STAGE.format(
+        stage=strings.RUN_STAGES.get(stage.name, stage.name), steps=stage.steps, batch=stage.global_batch,
+        pace=stage.seconds_per_step) for stage in found.stages]
+    return "\n".join([lines, *stages, strings.PLAN_MORE])
+
+
 def _settings(form: TeachForm) -> TrainConfig:
     """The run's configuration. Raises InvalidInput for the first bad field, in the order of the page."""
     if form.source == RENDERED:
         _check_rendered(form)
     elif form.source == UPLOADED:
         _check_upload(form)
-    if not form.budget:
-        raise InvalidInput("preset", strings.NO_CHOICE)
+    for field, chosen in (("recipe", form.method), ("preset", form.budget)):
+        if not chosen:
+            raise InvalidInput(field, strings.NO_CHOICE)
     folder = (dataset_handlers.folder(form.folder) if form.source == FOLDER
               else home() / "datasets" / f"{form.name}-{uuid.uuid4().hex[:8]}")
-    settings = config.train_config(form.budget, {"model": form.model, "name": form.name.strip(), "data": str(folder)})
+    settings = config.train_config(form.budget, {
+        "model": form.model, "name": form.name.strip(), "data": str(folder), "recipe": form.method})
     catalog.require_free(settings.name)
     return settings
 
@@ -190,11 +219,13 @@ def look(run: RunFolder, status: RunStatus, watched: Watched) -> RunView:
     failed = status.state in ("failed", "interrupted")
     new = status.state == "completed" and not watched.announced
     lines = run.metrics()
+    new_sample = step > watched.sample_step
     return RunView(
         headline=strings.RUN_STATES[status.state].format(name=run.config().name), detail=_detail(run, status, new),
         share=1.0 if status.state == "completed" else status.step / max(status.total_steps, 1),
         finished=finished, failed=failed, curve=curve(lines), losses=losses(lines),
-        sample=_sample(samples[-1]) if step > watched.sample_step else None, sample_step=step,
+        sample=_sample(samples[-1]) if new_sample and watched.sample_at is None else None, sample_step=step,
+        samples=len(samples), stages=_stages(lines, samples) if new_sample else (),
         log=printable(run.log_tail()) if failed else "", taught=run.config().name if new else None,
         resumable=finished and status.state != "completed")
 
@@ -255,6 +286,31 @@ def _sample(paths: dict[str, Any]) -> tuple[Image.Image, Image.Image, Image.Imag
     original, customized = (Image.open(paths[name]).convert("RGB") for name in ("original", "customized"))
     values = np.asarray(Image.open(paths["sfcm"]).convert("L"), np.float32) / 255
     return original, customized, overlay.blend(customized, values, SAMPLE_OPACITY)
+
+
+def sample(watched: Watched, number: int) -> tuple[str, tuple[Image.Image, Image.Image, Image.Image]] | None:
+    """One sample of the watched run, from 1, and what it is; the last one is left for every newer one. None without any."""
+    from spf.jobs import store
+
+    samples = store.run(watched.run_id).samples() if watched.run_id else []
+    if not samples:
+        return None
+    watched.sample_at = number if number < len(samples) else None
+    chosen = samples[max(min(number, len(samples)), 1) - 1]
+    return strings.SAMPLE.format(step=chosen["step"]), _sample(chosen)
+
+
+def _stages(lines: list[dict[str, Any]], samples: list[dict[str, Any]]) -> tuple[tuple[str, Image.Image], ...]:
+    """Original, the last sample of stage 1 and the last one of stage 2, with titles; nothing until both are there."""
+    ends = {line.get("stage"): line["step"] for line in lines}
+    first = [one for one in samples if "stage2" in ends and one["step"] <= ends.get("stage1", 0)]
+    second = samples[len(first):]
+    if not first or not second:
+        return ()
+    paths = (first[-1]["original"], first[-1]["customized"], second[-1]["customized"])
+    steps = (0, first[-1]["step"], second[-1]["step"])
+    return tuple((title.format(step=step), Image.open(path).convert("RGB"))
+                 for title, step, path in zip(strings.STAGES_PICTURES, steps, paths, strict=True))
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ from spf.ui import catalog, chips, dataset_handlers, generate_handlers, markup, 
 from spf.ui import teach_handlers as handlers
 from spf.ui.generate_panel import GeneratePanel
 from spf.ui.teach_handlers import FOLDER, RENDERED, UPLOADED, RunView, TeachForm, Watched
-from spf.ui.wiring import QUIET, Group, told
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, told
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,15 @@ class Fields(Group):
     folder: gr.Dropdown
     name: gr.Textbox
     budget: gr.Radio
+    method: gr.Dropdown
 
     @staticmethod
     def read(values: tuple[Any, ...], model: str) -> TeachForm:
         """The form out of the values of `all()`."""
-        source, attribute, count, uploads, phrase, shared_base, table, folder, name, budget = values
+        source, attribute, count, uploads, phrase, shared_base, table, folder, name, budget, method = values
         rows = tuple((str(row[0]), str(row[1] or "")) for row in table or [])
         return TeachForm(source, attribute, count, tuple(uploads or ()), phrase or "", shared_base or "", rows,
-                         name or "", budget, model, folder)
+                         name or "", budget, model, folder, method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,8 @@ class View(Group):
     original: gr.Image
     customized: gr.Image
     sfcm: gr.Image
+    sample_at: gr.Slider
+    stages: gr.HTML
     log: gr.Code
     timer: gr.Timer
     start: gr.Button
@@ -72,10 +75,23 @@ class View(Group):
             gr.update(visible=False), gr.update(visible=True),
             markup.progress(view.share, view.headline, view.detail), gr.update(visible=not view.finished),
             gr.update(visible=view.resumable), gr.update(value=view.curve, visible=bool(view.losses)), markup.quiet(view.losses),
-            markup.quiet("" if view.failed and not sampled else words),
-            gr.update(visible=sampled), *(view.sample or [gr.skip()] * 3),
+            gr.skip() if sampled and view.sample is None else markup.quiet("" if view.failed and not sampled else words),
+            gr.update(visible=sampled), *(view.sample or [gr.skip()] * 3), View._history(view), View._stages(view),
             gr.update(value=view.log, visible=bool(view.log)), gr.Timer(active=not view.finished),
             gr.update(interactive=view.finished)]
+
+    @staticmethod
+    def _history(view: RunView) -> Any:
+        """The choice of a sample; it follows the newest one unless an earlier one is looked at."""
+        value = {"value": view.samples} if view.sample else {}
+        return gr.update(maximum=max(view.samples, 2), visible=view.samples > 1, **value)
+
+    @staticmethod
+    def _stages(view: RunView) -> Any:
+        """Kept as it is until there is something newer, and emptied where a run begins."""
+        if view.stages:
+            return markup.heading(strings.STAGES, strings.STAGES_HINT) + markup.figures(view.stages)
+        return gr.skip() if view.samples > 1 else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +109,14 @@ def add_panel(portrait: GeneratePanel) -> TeachPanel:
         with gr.Column(scale=2, min_width=300, elem_classes="spf-form"):
             fields = _form()
             start = gr.Button(strings.START, variant="primary", elem_id="spf-teach-start")
+            plan = gr.Button(strings.PLAN, size="sm", elem_id="spf-teach-plan")
             notice = gr.HTML("", elem_id="spf-teach-notice")
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
             view, buttons = _stage(start)
     panel = TeachPanel(gr.State(Watched()), fields, view)
     _wire_form(fields)
     _wire_start(panel, notice, portrait)
+    _wire_plan(panel, plan, notice, portrait)
     _wire_run(panel, portrait)
     _wire_requests(panel, buttons, notice)
     return panel
@@ -115,6 +133,7 @@ def _form() -> Fields:
     with gr.Column(visible=False, elem_classes="spf-part") as listed:
         folder = _folder_fields()
     name = gr.Textbox("", label=strings.NAME, info=strings.NAME_HINT, max_lines=1, elem_id="spf-name")
+    method = gr.Dropdown(catalog.methods(), value="spf", label=strings.METHOD, filterable=False, elem_id="spf-method")
     budgets = catalog.budgets()
     budget = gr.Radio(budgets, value=budgets[0][1] if budgets else None, label=strings.BUDGET, elem_id="spf-budget")
 
@@ -123,7 +142,7 @@ def _form() -> Fields:
         return [*shown, gr.update(choices=list(dataset_handlers.folders()))]
 
     source.change(switch, [source], [rendered, uploaded, listed, folder], **QUIET)
-    return Fields(source, attribute, count, uploads, phrase, shared_base, table, folder, name, budget)
+    return Fields(source, attribute, count, uploads, phrase, shared_base, table, folder, name, budget, method)
 
 
 def _folder_fields() -> gr.Dropdown:
@@ -188,10 +207,13 @@ def _stage(start: gr.Button) -> tuple[View, dict[str, gr.Button]]:
         words = gr.HTML("", elem_id="spf-sample-words")
         with gr.Row(visible=False, elem_classes="spf-samples") as samples:
             pictures = _samples()
+        history = gr.Slider(1, 2, value=1, step=1, label=strings.SAMPLE_OF, visible=False, buttons=[], elem_id="spf-sample-at")
+        stages = gr.HTML("", elem_id="spf-stages")
         tail = gr.Code(
             "", label=strings.LOG, language=None, interactive=False, visible=False, max_lines=20, elem_id="spf-log")
     timer = gr.Timer(1.0, active=False)
-    return View(nothing, box, progress, requests, resume, curve, losses, words, samples, *pictures, tail, timer, start), buttons
+    return View(nothing, box, progress, requests, resume, curve, losses, words, samples, *pictures, history, stages,
+                tail, timer, start), buttons
 
 
 def _samples() -> list[gr.Image]:
@@ -228,6 +250,15 @@ def _wire_start(panel: TeachPanel, notice: gr.HTML, portrait: GeneratePanel) -> 
         concurrency_limit=1, show_progress="hidden", api_visibility="private")
 
 
+def _wire_plan(panel: TeachPanel, button: gr.Button, notice: gr.HTML, portrait: GeneratePanel) -> None:
+    def plan(model: str, *values: Any) -> Iterator[str]:
+        yield markup.report(strings.PLANNING)
+        yield told(lambda: handlers.plan(Fields.read(values, model)))[0]
+
+    button.click(plan, [portrait.fields.model, *panel.fields.all()], [notice], concurrency_limit=1,
+                 concurrency_id=DEVICE_QUEUE, show_progress="hidden", api_visibility="private")
+
+
 def _wire_run(panel: TeachPanel, portrait: GeneratePanel) -> None:
     view, fields = panel.view, portrait.fields
     outputs = [*view.all(), fields.customization, fields.targets, panel.fields.name]
@@ -238,6 +269,12 @@ def _wire_run(panel: TeachPanel, portrait: GeneratePanel) -> None:
             return [gr.skip()] * len(outputs)
         return [*View.write(found), *_handed(found, model, payload, name)]
 
+    def sample(watched: Watched, number: float) -> list[Any]:
+        found = handlers.sample(watched, int(number))
+        return [gr.skip()] * 4 if found is None else [markup.quiet(found[0]), *found[1]]
+
+    view.sample_at.input(sample, [panel.watched, view.sample_at],
+                         [view.sample_words, view.original, view.customized, view.sfcm], trigger_mode="always_last", **QUIET)
     view.timer.tick(
         poll, [panel.watched, fields.model, fields.targets, panel.fields.name], outputs, show_progress="hidden",
         api_visibility="private", trigger_mode="once", concurrency_limit=4)

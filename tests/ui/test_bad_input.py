@@ -98,6 +98,8 @@ TEACHING = [
     ({"name": "A Hat"}, strings.NAME, "lower-case letters"),
     ({"name": "x" * 65}, strings.NAME, "64"),
     ({"name": "winter-hat"}, strings.NAME, "exists already; choose another name, for example 'winter-hat-2'"),
+    ({"method": None}, strings.METHOD, strings.NO_CHOICE),
+    ({"method": "magic"}, strings.METHOD, "'spf'"),
     ({"budget": None}, strings.BUDGET, strings.NO_CHOICE),
     ({"budget": "huge"}, strings.BUDGET, "choose one of"),
     ({"model": "gpt!"}, strings.MODEL, "choose one of"),

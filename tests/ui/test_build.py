@@ -29,7 +29,7 @@ def test_exactly_the_designed_endpoints_are_public(demo):
 
 def test_events_that_run_the_model_share_one_queue(demo):
     running = [fn for fn in demo.fns.values() if fn.concurrency_id == "device"]
-    assert len(running) == 5 and all(fn.concurrency_limit == 1 for fn in running)
+    assert len(running) == 6 and all(fn.concurrency_limit == 1 for fn in running)
 
 
 def test_generate_waits_for_the_form_that_the_opening_page_fills(demo):

@@ -1,6 +1,8 @@
 """The Teach tab without a browser."""
 
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fakes
@@ -13,7 +15,7 @@ from spf.jobs import store
 from spf.pocket.dataset import render_folder
 from spf.ui import catalog, strings
 from spf.ui import teach_handlers as handlers
-from spf.ui.teach_handlers import FOLDER, UPLOADED, RunView, TeachForm, Watched
+from spf.ui.teach_handlers import FOLDER, RENDERED, UPLOADED, RunView, TeachForm, Watched
 
 FORM = TeachForm(attribute="turban", count=9, name="turban", budget="quick")
 
@@ -52,6 +54,54 @@ def test_a_run_is_followed_in_words_curve_and_pictures(training):
     assert 1 <= len(samples) <= 4, "a sample that was shown is not sent again"
     assert samples[-1][2].size == (128, 128) and samples[-1][2].tobytes() != samples[-1][1].tobytes()
     assert "turban" in catalog.customizations()
+
+
+def test_the_method_reaches_the_run(training):
+    training(steps=4, seconds_per_step=0.0)
+    run, _ = handlers.start(replace(FORM, method="lora"))
+    assert run.config().recipe == "lora" and run.config().stage1.trainable == "lora"
+    follow_to_the_end(Watched(run.id))
+
+
+def test_earlier_samples_are_looked_at_while_newer_ones_come(training):
+    training(steps=40, seconds_per_step=0.0)
+    run, _ = handlers.start(FORM)
+    watched = Watched(run.id, announced=False)
+    assert follow_to_the_end(watched)[-1].samples == 4
+    words, pictures = handlers.sample(watched, 2)
+    assert "step 20" in words and len(pictures) == 3 and watched.sample_at == 2
+    watched.updated, watched.sample_step = 0.0, 30
+    view = handlers.follow(watched)
+    assert view.sample is None and view.sample_step == 40, "the newest one does not push the earlier one away"
+    assert "step 40" in handlers.sample(watched, 9)[0] and watched.sample_at is None
+    assert handlers.sample(Watched(), 1) is None
+
+
+def test_stage_1_alone_is_shown_beside_stage_2(training):
+    training(steps=40, seconds_per_step=0.0)
+    run, _ = handlers.start(FORM)
+    last = follow_to_the_end(Watched(run.id, announced=False))[-1]
+    watched = Watched(run.id)
+    assert [title for title, _ in handlers.follow(watched).stages] == [
+        "Original", "After stage 1, step 10", "After stage 2, step 40"] and last.finished
+    lines, samples = run.metrics(), run.samples()
+    assert handlers._stages([line for line in lines if line["stage"] == "stage1"], samples) == ()
+    assert handlers._stages([line for line in lines if line["stage"] == "stage2"], samples) == ()
+
+
+@pytest.mark.parametrize("source", [RENDERED, FOLDER])
+def test_a_plan_says_time_and_memory_and_leaves_nothing(tiny, spf_home, source):
+    (spf_home / "datasets").mkdir(parents=True)
+    render_folder("neon", 4, spf_home / "datasets" / "mine", size=64)
+    before = sorted(spf_home.rglob("*"))
+    words = handlers.plan(replace(FORM, source=source, folder="mine", model="tiny", budget="tiny"))
+    assert re.match(r"About \d+ s and [\d.]+ GB of memory", words) and "Stage 2, alignment under the SFCM: 2 steps" in words
+    assert sorted(spf_home.rglob("*")) == before
+
+
+def test_a_plan_of_what_cannot_be_taught_is_refused(spf_home):
+    with pytest.raises(SpfError, match="exists already"):
+        handlers.plan(replace(FORM, name="winter-hat"))
 
 
 def test_nothing_is_sent_while_nothing_changes(training):
