@@ -16,6 +16,8 @@ from spf.pocket.world import Portrait
 
 EMPTY_PROMPT_SHARE = 0.1  # trains the unconditional branch of classifier-free guidance
 MIN_SNR_GAMMA = 5.0
+# Eyes, mouth, glasses and collar: a quarter of the picture in which half of the attributes are decided.
+DETAIL_TOP, DETAIL_LEFT, DETAIL_RIGHT, DETAIL_WEIGHT = 0.35, 0.3, 0.7, 4.0
 
 
 def build(config: ComponentConfig) -> UNet2DConditionModel:
@@ -32,6 +34,7 @@ def scheduler() -> DDIMScheduler:
 def component(network: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: Tensor,
               portraits: list[Portrait], config: ComponentConfig, device: torch.device) -> Component:
     abar = scheduler().alphas_cumprod.to(device)
+    weights = detail_weights(latents.shape[-1]).to(device)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         index = torch.randint(len(portraits), (config.batch_size,), generator=generator, device=device).cpu()
@@ -41,11 +44,19 @@ def component(network: UNet2DConditionModel, text_encoder: CLIPTextModel, tokeni
         signal = abar[t].view(-1, 1, 1, 1)
         text = _embed(text_encoder, tokenizer, random_captions([portraits[i] for i in index], random.Random(f"denoiser/{step}")))
         prediction = network(signal.sqrt() * x_0 + (1 - signal).sqrt() * noise, t, text).sample
-        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
+        error = (weights * (prediction.float() - noise).square()).mean(dim=(1, 2, 3))
         snr = abar[t] / (1 - abar[t])
         return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean(), {"mse": error.detach().mean()}
 
     return Component("denoiser", network, loss, config)
+
+
+def detail_weights(size: int) -> Tensor:
+    """How much each cell of a latent counts, (size, size) with mean 1. What is best to predict does not change by it."""
+    centres = (torch.arange(size) + 0.5) / size
+    rows, columns = centres > DETAIL_TOP, (centres > DETAIL_LEFT) & (centres < DETAIL_RIGHT)
+    weights = torch.where(rows[:, None] & columns, DETAIL_WEIGHT, 1.0)
+    return weights / weights.mean()
 
 
 def random_captions(portraits: list[Portrait], rng: random.Random) -> list[str]:

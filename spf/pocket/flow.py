@@ -21,7 +21,7 @@ from spf.pocket import captions
 from spf.pocket.autoencoder import to_images
 from spf.pocket.component import Component
 from spf.pocket.contrast import conditioning_text_encoder
-from spf.pocket.denoiser import random_captions
+from spf.pocket.denoiser import detail_weights, random_captions
 from spf.pocket.pictures import PictureSet
 from spf.pocket.world import Portrait
 
@@ -68,6 +68,8 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
 def component(network: FlowDenoiser, towers: Sequence[CLIPTextModelWithProjection], tokenizer: CLIPTokenizer,
               tokenizer_3: T5Tokenizer, latents: Tensor, portraits: list[Portrait], config: ComponentConfig,
               device: torch.device) -> Component:
+    weights = detail_weights(latents.shape[-1]).to(device)
+
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         index = torch.randint(len(portraits), (config.batch_size,), generator=generator, device=device).cpu()
         rng = random.Random(f"flow/{step}")
@@ -82,7 +84,7 @@ def component(network: FlowDenoiser, towers: Sequence[CLIPTextModelWithProjectio
         else:
             t5 = network.text_encoder_3(_ids(tokenizer_3, texts, device)).last_hidden_state
         velocity = network((1 - weight) * x_0 + weight * noise, 1000 * s, clip, pooled, t5)
-        error = (velocity.float() - (noise - x_0)).square()
+        error = weights * (velocity.float() - (noise - x_0)).square()
         return error.mean(), {"mse": error.detach().mean()}
 
     return Component("denoiser", network, loss, config)
