@@ -162,7 +162,8 @@ class TrainConfig(Schema):
         0.125, ge=0, le=0.5, description="Share of the pictures held out for the validation loss; none of fewer than 8.")
     validate_every: int = Field(50, ge=1, description="Steps between validations.")
     early_stop_patience: int = Field(0, ge=0, description=(
-        "A stage that aligns stops after so many validations in a row without better preservation; 0 never stops early."))
+        "A stage that aligns stops after so many validations in a row without better preservation, and leaves the weights "
+        "of the best one; 0 never stops early."))
     divergence_factor: float = Field(100.0, ge=0, description=(
         "Training stops when the loss stays above its lowest running mean by this factor; 0 lets it go on."))
     mixed_precision: Literal["no", "bf16"] = "no"

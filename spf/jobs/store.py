@@ -153,9 +153,11 @@ def _check(config: TrainConfig) -> None:
     """Everything that can be refused without loading a model."""
     require_model(model_preset(config.model))
     require_reporter(config.report_to)
-    from spf.backbones.window import caption_window  # only here: it needs the tokenizers
+    from spf.backbones.window import caption_window  # only here: these need tokenizers and torch
+    from spf.training.identity import require_held_out
 
-    read_training_set(config, caption_window(model_preset(config.model)))
+    records = read_training_set(config, caption_window(model_preset(config.model)))
+    require_held_out(config, len(records))
 
 
 def _add(config: TrainConfig) -> RunFolder:

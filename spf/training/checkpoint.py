@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,13 @@ _NAME = re.compile(r"checkpoint-(\d{1,9})")
 _DAMAGED = (OSError, ValueError, KeyError, SafetensorError, SpfError)
 
 
+class Best(Schema):
+    """The validation of a stage that preserved best so far. The checkpoint of its step stays until the run is done."""
+
+    step: int  # steps done in all stages
+    preservation: float
+
+
 class Position(Schema):
     """Where a run stands, and what it was started with. The learning rate and the data order follow from the steps."""
 
@@ -41,6 +48,7 @@ class Position(Schema):
     stage_step: int  # steps done in this stage
     step: int  # steps done in all stages
     validations: tuple[float, ...] = ()  # preservation so far in this stage; early stopping looks at them
+    best: Best | None = None  # whose weights an early stop ends with
     metrics_bytes: int = 0  # length of metrics.jsonl; a resumed run cuts off what came after
     global_batch: int  # samples per step over all devices
     processes: int = 1
@@ -106,12 +114,12 @@ class Checkpoint:
 
 def save(run: Path, position: Position, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer,
          learner: Learner, keep: int) -> Path:
-    """Write `run/checkpoint-<step>` and delete all but the newest `keep`.
+    """Write `run/checkpoint-<step>` and delete all but the newest `keep`, and those that one of these calls the best.
 
     Raises DiskFull, before anything is written where that can be seen, and TrainingError for weights that are no
     numbers. Whatever is raised, earlier checkpoints are untouched.
     """
-    target = run / f"checkpoint-{position.step}"
+    target = folder_of(run, position.step)
     files = {WEIGHTS: _on_cpu(weights), OPTIMIZER: _on_cpu(_moments(optimizer, learner.parameters)),
              LEARNER: _on_cpu(learner.state()), RANDOM: _random()}
     if bad := [name for name, value in files[WEIGHTS].items() if not torch.isfinite(value).all()]:
@@ -127,17 +135,18 @@ def save(run: Path, position: Position, weights: Mapping[str, Tensor], optimizer
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise _write_error(target, error) from error
-    for old in sorted(_all(run), key=_step)[:-keep]:
-        _remove(old)
+    _thin_out(run, keep)
     return target
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, or would be."""
+    return run / f"checkpoint-{step}"
 
 
 def load(path: Path) -> Checkpoint:
     """A checkpoint, every byte of it checked. Raises CheckpointError naming the file that is missing or changed."""
-    try:
-        manifest = parse(Manifest, json.loads((path / MANIFEST).read_text(encoding="utf-8")))
-    except _DAMAGED:
-        raise CheckpointError(f"resume: {path / MANIFEST} is missing or damaged; delete the folder {path.name}.") from None
+    manifest = _manifest(path)
     for name, facts in manifest.files.items():
         if not _is_unchanged(path / name, facts):
             raise CheckpointError(f"resume: {path / name} is missing or damaged; delete the folder {path.name}.")
@@ -145,10 +154,13 @@ def load(path: Path) -> Checkpoint:
 
 
 def newest(run: Path, warn: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
-    """The newest checkpoint that is whole; `warn` hears of damaged ones that were passed over. None if there is none."""
+    """The newest checkpoint that is whole; `warn` hears of damaged ones that were passed over. None if there is none.
+
+    A best one that is lost is no longer called so.
+    """
     for path in sorted(_all(run), key=_step, reverse=True):
         try:
-            return load(path)
+            return _without_lost_best(load(path), warn)
         except CheckpointError as error:
             warn(str(error))
     return None
@@ -170,6 +182,43 @@ def remove_leftovers(run: Path) -> None:
     """Delete what a process left that was killed while it wrote or deleted a checkpoint."""
     for path in run.glob(".checkpoint-*.partial"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _thin_out(run: Path, keep: int) -> None:
+    """Delete old checkpoints; the best one of each that is kept stays, so that whichever is resumed can end with it."""
+    kept = sorted(_all(run), key=_step)[-keep:]
+    best = {found.step for path in kept if (found := _best_of(path))}
+    for old in _all(run):
+        if old not in kept and _step(old) not in best:
+            _remove(old)
+
+
+def _best_of(path: Path) -> Best | None:
+    """What a checkpoint calls the best; None also where it is damaged."""
+    try:
+        return _manifest(path).position.best
+    except CheckpointError:
+        return None
+
+
+def _without_lost_best(found: Checkpoint, warn: Callable[[str], None]) -> Checkpoint:
+    best = found.position.best
+    if best is None or best.step == found.position.step:
+        return found
+    try:
+        load(folder_of(found.path.parent, best.step))
+    except CheckpointError as error:
+        warn(f"{error} The run cannot end with the weights of step {best.step}, its best so far.")
+        return replace(found, position=found.position.model_copy(update={"best": None}))
+    return found
+
+
+def _manifest(path: Path) -> Manifest:
+    """Raises CheckpointError."""
+    try:
+        return parse(Manifest, json.loads((path / MANIFEST).read_text(encoding="utf-8")))
+    except _DAMAGED:
+        raise CheckpointError(f"resume: {path / MANIFEST} is missing or damaged; delete the folder {path.name}.") from None
 
 
 def _all(run: Path) -> list[Path]:

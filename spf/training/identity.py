@@ -11,7 +11,7 @@ import numpy as np
 from spf.backbones import checkpoints
 from spf.config import ModelPreset, StageConfig, TrainConfig
 from spf.data.records import Record
-from spf.errors import ResumeRefused
+from spf.errors import InvalidInput, ResumeRefused
 from spf.training.checkpoint import Position
 from spf.training.loop import global_batch
 
@@ -77,6 +77,14 @@ def split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     held = round(count * share) if count >= SMALLEST_SPLIT else 0
     chosen = set(np.random.default_rng((seed, count)).permutation(count)[:held].tolist())
     return [row for row in range(count) if row not in chosen], sorted(chosen)
+
+
+def require_held_out(config: TrainConfig, count: int) -> None:
+    """Raises InvalidInput where early stopping is asked for and no picture is left to judge by."""
+    if config.early_stop_patience and not split(count, config.validation_split, config.seed)[1]:
+        raise InvalidInput("early_stop_patience", (
+            f"needs pictures to validate on, and of {count} with validation_split {config.validation_split:g} none is held "
+            f"out; give {SMALLEST_SPLIT} or more, raise validation_split, or set it to 0"))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

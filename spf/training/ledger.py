@@ -82,7 +82,7 @@ class Ledger:
         memory = round(used_memory(self._accelerator.device) / 1e9, 3)
         for entry, row in zip(pending, table, strict=True):
             numbers = dict(zip(entry.names, row, strict=True))
-            self._check(self.first_step + entry.step, numbers)
+            self._check(self.first_step + entry.step, numbers, entry.extra)
             if entry.wanted:
                 self._on_log({
                     "stage": self.stage, "step": self.first_step + entry.step,
@@ -90,9 +90,9 @@ class Ledger:
                     **{name: round(value, 6) for name, value in entry.extra.items()},
                     "lr": entry.lr, "seconds_per_step": round(entry.seconds, 4), "memory_gb": memory})
 
-    def _check(self, step: int, numbers: dict[str, float]) -> None:
+    def _check(self, step: int, numbers: dict[str, float], extra: Mapping[str, float]) -> None:
         where = f"{self.stage}, step {step}"
-        if broken := [name for name, value in numbers.items() if not math.isfinite(value)]:
+        if broken := [name for name, value in {**numbers, **extra}.items() if not math.isfinite(value)]:
             raise TrainingError(
                 f"{where}: {', '.join(broken)} is not a finite number; lower the learning rate of this stage.")
         if self._guard.diverges(numbers["loss"]):

@@ -18,7 +18,7 @@ from spf.config import StageConfig
 from spf.data.batches import Examples, rows
 from spf.errors import Cancelled, Paused
 from spf.method.losses import total_loss
-from spf.training.checkpoint import Checkpoint
+from spf.training.checkpoint import Best, Checkpoint
 from spf.training.devices import accelerator_for, from_first
 from spf.training.draws import Draws
 from spf.training.ledger import DivergenceGuard, Ledger
@@ -37,6 +37,15 @@ class StageState:
     learner: Learner
     optimizer: torch.optim.Optimizer
     validations: tuple[float, ...]
+    best: Best | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage ended: steps done in it, and after how many of them it had the weights that it leaves."""
+
+    steps: int
+    kept: int
 
 
 @dataclass
@@ -54,6 +63,7 @@ class Watch:
     validate_every: int = 50
     checkpoint_every: int = 0
     early_stop_patience: int = 0
+    checkpoint_of: Callable[[int], Checkpoint] | None = None  # reads again what `on_checkpoint` wrote, by the step of the run
     divergence_factor: float = 0.0
     first_step: int = 0  # steps of earlier stages, so that step numbers go on
 
@@ -69,16 +79,17 @@ def global_batch(config: StageConfig, processes: int = 1) -> int:
 
 
 def train_stage(stage: Stage, examples: Examples, config: StageConfig, seed: int, watch: Watch,
-                accelerator: Accelerator | None = None, resumed: Checkpoint | None = None) -> None:
+                accelerator: Accelerator | None = None, resumed: Checkpoint | None = None) -> Ended:
     """Train `stage.response` in place, from its first step or from a checkpoint of this stage.
 
+    With `watch.early_stop_patience` a stage that aligns leaves the weights of its best validation, not the last ones.
     Raises Cancelled, Paused (after a checkpoint), or TrainingError when a loss is not finite or runs away.
     """
     accelerator = accelerator or accelerator_for(examples.latents.device)
     steps = steps_of(config, len(examples), accelerator.num_processes)
     try:
         with learning(stage.response, config, steps, seed) as learner:
-            _Training(stage, examples, config, seed, watch, accelerator, learner, steps, resumed).run()
+            return _Training(stage, examples, config, seed, watch, accelerator, learner, steps, resumed).run()
     finally:
         accelerator.free_memory()
 
@@ -108,7 +119,7 @@ class _Training:
         self.forward = accelerator.prepare(_Forward(stage, learner))
         self.ledger = Ledger(
             stage.name, watch.first_step, watch.on_log, DivergenceGuard(watch.divergence_factor), accelerator)
-        self.done, self.saved, self.validations = 0, -1, ()
+        self.done, self.saved, self.validations, self.best = 0, -1, (), None
         if resumed is not None:
             self._go_on_from(resumed)
 
@@ -119,8 +130,9 @@ class _Training:
         checkpoint.restore_random()
         self.done = self.saved = checkpoint.position.stage_step
         self.validations = checkpoint.position.validations
+        self.best = checkpoint.position.best if self.watch.early_stop_patience else None
 
-    def run(self) -> None:
+    def run(self) -> Ended:
         show = tqdm(total=self.steps, initial=self.done, desc=self.stage.name, unit="step", mininterval=1,
                     disable=not self.accelerator.is_main_process)
         with show:
@@ -128,6 +140,7 @@ class _Training:
                 self._obey(from_first(tuple(self.watch.requests()), self.accelerator))
                 self._one_step()
                 show.update()
+        return Ended(self.done, self._go_back_to_best())
 
     def _obey(self, requests: Collection[Request]) -> None:
         if "cancel" in requests:
@@ -152,7 +165,7 @@ class _Training:
         last = last or self._has_stopped_improving()
         if last or self.done % watch.sample_every == 0:
             watch.on_sample(self.stage, watch.first_step + self.done)
-        if watch.checkpoint_every and (last or self.done % watch.checkpoint_every == 0):
+        if self._is_best or watch.checkpoint_every and (last or self.done % watch.checkpoint_every == 0):
             self._save()
         if last:
             self.ledger.look()
@@ -191,12 +204,34 @@ class _Training:
                 losses, _ = self.stage.training_forward(batch, Draws.of_step(VALIDATION_SEED, start))
             for name, value in {"": total_loss(losses), **losses}.items():
                 sums[name] = sums.get(name, 0) + value * (len(batch) / len(held_out))
-        means = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        values = from_first(torch.stack(list(sums.values())).tolist(), self.accelerator)  # all must decide alike
+        means = dict(zip(sums, values, strict=True))
         result = {"validation_loss": means[""], "validation_diff": means.get("diff", means[""])}
         if terms := [means[name] for name in getattr(self.stage, "preservation_terms", ()) if name in means]:
             result["validation_preservation"] = sum(terms)
-            self.validations = (*self.validations, sum(terms))
+            self._compare(sum(terms))
         return result
+
+    def _compare(self, preservation: float) -> None:
+        self.validations = (*self.validations, preservation)
+        better = self.best is None or preservation < self.best.preservation
+        if better and self.watch.early_stop_patience:
+            self.best = Best(step=self.watch.first_step + self.done, preservation=preservation)
+
+    @property
+    def _is_best(self) -> bool:
+        return self.best is not None and self.best.step == self.watch.first_step + self.done
+
+    def _go_back_to_best(self) -> int:
+        """Take the weights of the best validation, if it was not the last; the step of this stage that they are of."""
+        if self.best is None or self._is_best or self.watch.checkpoint_of is None:
+            return self.done
+        self.accelerator.wait_for_everyone()  # process 0 may still be writing
+        found = self.watch.checkpoint_of(self.best.step)
+        found.restore_weights(self.stage.response.denoiser)
+        self.learner.restore(found.learner())
+        self.watch.on_sample(self.stage, self.watch.first_step + self.done)  # the last preview shows what is left
+        return found.position.stage_step
 
     def _has_stopped_improving(self) -> bool:
         return has_stopped_improving(self.validations, self.watch.early_stop_patience)
@@ -205,7 +240,8 @@ class _Training:
         """A checkpoint of the state between two steps, once everything before it is known to be sound."""
         self.ledger.look()
         if self.saved != self.done:
-            self.watch.on_checkpoint(StageState(self.stage, self.done, self.learner, self.optimizer, self.validations))
+            self.watch.on_checkpoint(
+                StageState(self.stage, self.done, self.learner, self.optimizer, self.validations, self.best))
             self.saved = self.done
 
 

@@ -26,7 +26,7 @@ from spf.training import checkpoint, identity
 from spf.training.checkpoint import Checkpoint, Position
 from spf.training.devices import accelerator_for, process_count, process_rank
 from spf.training.examples import cache_for, prepare
-from spf.training.loop import StageState, Watch, global_batch, steps_of, train_stage
+from spf.training.loop import Ended, StageState, Watch, global_batch, steps_of, train_stage
 from spf.training.preview import Preview
 from spf.training.reports import reporter, require_reporter
 from spf.training.run_folder import RunFolder, RunStatus
@@ -126,6 +126,7 @@ class Run:
         self._write_status()
         require_reporter(self.config.report_to)
         records = read_training_set(self.config)
+        identity.require_held_out(self.config, len(records))
         self.config, resumed = resumable(self.config, self.folder, records)
         self.accelerator = accelerator_for(self.device, self.config.mixed_precision)
         if self.accelerator.num_processes > 1:
@@ -161,13 +162,14 @@ class Run:
         training, validation = (examples[shown], examples[held_out]) if held_out else (examples, None)
         lengths = [steps_of(stage_config, len(training), processes) for _, stage_config in stages]
         self._planned = {stage.name: (settings, length) for (stage, settings), length in zip(stages, lengths, strict=True)}
+        self._ended: dict[str, Ended] = {}  # a stage that an earlier process finished is not in it
         self._begin(sum(lengths), resumed)
         names = [stage.name for stage, _ in stages]
         first = names.index(resumed.position.stage) if resumed else 0
         for index, (stage, stage_config) in list(enumerate(stages))[first:]:
             watch = self._watch(sum(lengths[:index]), validation, preview, reference, stage_config)
-            train_stage(stage, training, stage_config, config.seed, watch, self.accelerator,
-                        resumed if index == first else None)
+            self._ended[stage.name] = train_stage(stage, training, stage_config, config.seed, watch, self.accelerator,
+                                                  resumed if index == first else None)
 
     def _begin(self, total_steps: int, resumed: Checkpoint | None) -> None:
         self._begun, self._first = time.monotonic(), resumed.position.step if resumed else 0
@@ -183,7 +185,8 @@ class Run:
         rhythm = {"held_out": held_out, "first_step": first_step, "log_every": config.log_every,
                   "sample_every": config.sample_every, "validate_every": config.validate_every,
                   "checkpoint_every": config.checkpoint_every, "early_stop_patience": config.early_stop_patience,
-                  "divergence_factor": config.divergence_factor}
+                  "divergence_factor": config.divergence_factor,
+                  "checkpoint_of": lambda step: checkpoint.load(checkpoint.folder_of(self.folder.path, step))}
         if not self._writes:
             return Watch(**rhythm)
         report = reporter(config.report_to, self.folder.path)
@@ -201,8 +204,8 @@ class Run:
     def _save_checkpoint(self, state: StageState, first_step: int, reference: Backbone, batch: int) -> None:
         position = Position(
             stage=state.stage.name, stage_step=state.step, step=first_step + state.step, validations=state.validations,
-            metrics_bytes=self.folder.metrics_bytes(), global_batch=batch, processes=self.accelerator.num_processes,
-            identity=self._identity)
+            best=state.best, metrics_bytes=self.folder.metrics_bytes(), global_batch=batch,
+            processes=self.accelerator.num_processes, identity=self._identity)
         checkpoint.save(
             self.folder.path, position, _learned(self._own, reference, state), state.optimizer, state.learner,
             self.config.checkpoints_kept)
@@ -256,6 +259,10 @@ class Run:
             if stage is not None:
                 summary[f"{name}_batch_per_device"] = stage.train_batch_size * stage.gradient_accumulation_steps
                 summary[f"{name}_global_batch"] = global_batch(stage, processes)
+            if (ended := self._ended.get(name)) is not None:
+                summary[f"{name}_steps"] = ended.steps
+                if ended.kept != ended.steps:
+                    summary[f"{name}_kept_step"] = ended.kept
         return CustomizationCard(
             name=config.name, model=config.model, model_sha256=checkpoints.denoiser_hash(preset),
             phrases=tuple(dict.fromkeys(record.target_text for record in records)), stage=config.stage,

@@ -10,7 +10,7 @@ from torch import nn
 from spf.backbones.trainables import Learner
 from spf.errors import CheckpointError, DiskFull, TrainingError
 from spf.training import checkpoint
-from spf.training.checkpoint import Position
+from spf.training.checkpoint import Best, Position
 
 
 class Setting:
@@ -27,8 +27,9 @@ class Setting:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def save(self, run, step: int, keep: int = 2):
-        position = Position(stage="stage1", stage_step=step, step=step, global_batch=2, identity={"model": "tiny"})
+    def save(self, run, step: int, keep: int = 2, best: int | None = None):
+        position = Position(stage="stage1", stage_step=step, step=step, global_batch=2, identity={"model": "tiny"},
+                            best=best and Best(step=best, preservation=0.5))
         return checkpoint.save(run, position, self.network.state_dict(), self.optimizer, self.learner, keep)
 
 
@@ -67,6 +68,25 @@ def test_the_newest_few_are_kept(setting, tmp_path):
         setting.save(tmp_path, step, keep=2)
     assert checkpoint.steps(tmp_path) == [20, 100] and checkpoint.newest(tmp_path).position.step == 100
     assert names(tmp_path) == ["checkpoint-100", "checkpoint-20"]
+
+
+def test_the_best_one_stays_as_long_as_one_that_is_kept_calls_it_so(setting, tmp_path):
+    setting.save(tmp_path, 5, keep=1, best=5)
+    for step in (10, 15, 20):
+        setting.save(tmp_path, step, keep=1, best=5)
+        assert checkpoint.steps(tmp_path) == [5, step] and checkpoint.newest(tmp_path).position.best.step == 5
+    setting.save(tmp_path, 25, keep=2, best=25)
+    assert checkpoint.steps(tmp_path) == [5, 20, 25], "20 could still be resumed, and its best is 5"
+    setting.save(tmp_path, 30, keep=2, best=25)
+    assert checkpoint.steps(tmp_path) == [25, 30]
+
+
+def test_a_best_one_that_is_lost_is_told_and_forgotten(setting, tmp_path):
+    (setting.save(tmp_path, 5, best=5) / "weights.safetensors").write_bytes(b"damaged")
+    setting.save(tmp_path, 10, best=5)
+    heard = []
+    assert checkpoint.newest(tmp_path, heard.append).position.best is None
+    assert len(heard) == 1 and "checkpoint-5/weights.safetensors" in heard[0] and "step 5" in heard[0]
 
 
 def test_a_step_that_comes_again_replaces_its_checkpoint(setting, tmp_path):

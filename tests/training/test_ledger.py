@@ -49,6 +49,13 @@ def test_lines_that_are_not_wanted_are_looked_at_all_the_same(ledger):
         made.add(1, numbers(diff=math.nan), 0.1, False, {})
 
 
+def test_a_validation_that_is_no_number_is_named(ledger):
+    made, lines = ledger()
+    with pytest.raises(TrainingError, match="stage2, step 10: validation_preservation is not a finite number"):
+        made.add(0, numbers(diff=1.0), 1e-4, True, {"validation_loss": 0.5, "validation_preservation": math.nan})
+    assert lines == []
+
+
 @pytest.mark.parametrize("name", ["diff_loss", "enhanced_loss", "grad_norm", "sfcm_mean"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("broken", range(6))

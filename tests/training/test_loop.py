@@ -8,6 +8,8 @@ from torch import nn
 
 from spf.config import MethodConfig
 from spf.errors import Cancelled, Paused, TrainingError
+from spf.training import checkpoint
+from spf.training.checkpoint import Position
 from spf.training.loop import Watch, has_stopped_improving, steps_of, train_stage
 from spf.training.stages import DualPathStage, FineTuneStage
 
@@ -263,4 +265,53 @@ def test_an_early_stop_ends_the_stage_with_sample_and_checkpoint(examples, stage
     watch = Watch(on_sample=lambda stage, step: sampled.append(step), on_checkpoint=lambda state: saved.append(state.step),
                   held_out=examples, validate_every=2, sample_every=100, checkpoint_every=100, early_stop_patience=2)
     train_stage(Drifting({"diff": lambda w: w * w}), examples, stage_config(max_train_steps=50), 0, watch)
-    assert sampled == saved == [6]
+    assert sampled == [6] and saved == [2, 6], "the best, and the last"
+
+
+@dataclass
+class Passing(Scripted):
+    """Learning takes the weight past the point where the alignment term is lowest."""
+
+    preservation_terms = ("text",)
+    best_at: float = 0.0
+
+    def training_forward(self, batch, generator):
+        weight = self.response.denoiser.weight.sum()
+        return {"diff": -weight, "text": (weight.detach() - self.best_at).abs()}, {}
+
+
+@pytest.mark.parametrize("most, done", [(50, 7), (5, 5)])
+@pytest.mark.parametrize("patience", [0, 4])
+def test_a_stage_leaves_the_weights_of_its_best_validation(examples, stage_config, tmp_path, most, done, patience):
+    """It stops after 7 steps, or has no more than 5; the third validation was the best. Without patience nothing is kept."""
+    stage, weights, sampled = Passing({}), {}, []
+    stage.best_at = stage.response.denoiser.weight.item() + 0.3  # Adam goes 0.1 per step
+
+    def save(state):
+        position = Position(stage="stage2", stage_step=state.step, step=10 + state.step, global_batch=2, identity={},
+                            validations=state.validations, best=state.best)
+        checkpoint.save(tmp_path, position, stage.response.denoiser.state_dict(), state.optimizer, state.learner, 1)
+
+    def weight() -> float:
+        return stage.response.denoiser.weight.item()
+
+    watch = Watch(on_step=lambda name, step: weights.update({step: weight()}), held_out=examples, validate_every=1,
+                  on_sample=lambda stage, step: sampled.append((step, weight())), on_checkpoint=save, first_step=10,
+                  early_stop_patience=patience, checkpoint_of=lambda step: checkpoint.load(checkpoint.folder_of(tmp_path, step)))
+    config = stage_config(learning_rate=0.1, max_train_steps=most, adam_weight_decay=0.0)
+    ended = train_stage(stage, examples, config, 0, watch)
+    if patience:
+        assert (ended.steps, ended.kept) == (done, 3) and weights[13] != weights[10 + done]
+        assert weight() == weights[13]
+        assert sampled[-1] == (10 + done, weights[13]), "the last preview shows what is left"
+        assert checkpoint.steps(tmp_path) == [13], "only what was better was kept"
+    else:
+        assert (ended.steps, ended.kept) == (most, most) and weight() == weights[10 + most]
+        assert checkpoint.steps(tmp_path) == []
+
+
+def test_a_stage_whose_last_validation_was_the_best_goes_back_to_nothing(examples, stage_config):
+    stage = Passing({}, best_at=100.0)
+    watch = Watch(held_out=examples, validate_every=1, early_stop_patience=2, checkpoint_of=lambda step: pytest.fail("read"))
+    ended = train_stage(stage, examples, stage_config(learning_rate=0.1, max_train_steps=4), 0, watch)
+    assert (ended.steps, ended.kept) == (4, 4)

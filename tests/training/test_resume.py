@@ -12,8 +12,9 @@ from spf import config, library
 from spf.backbones import checkpoints
 from spf.backbones.trainables import Learner
 from spf.data.records import read_folder
-from spf.errors import Paused, ResumeRefused, TrainingError
-from spf.training import checkpoint, identity, preview
+from spf.errors import InvalidInput, Paused, ResumeRefused, TrainingError
+from spf.pocket.dataset import render_folder
+from spf.training import checkpoint, identity, loop, preview
 from spf.training import run as run_module
 from spf.training.run import Run, resumable
 from spf.training.run_folder import RunFolder
@@ -132,6 +133,48 @@ def test_pausing_saves_and_resuming_goes_on(make_run, straight, finished):
     assert run.folder.status().state == "paused" and checkpoint.steps(run.folder.path) == [0]
     run.folder.clear_requests()
     assert same(finished(Run(run.config, run.folder, CPU)), expected)
+
+
+PRESERVATION = {1: 5.0, 2: 3.0, 3: 4.0, 4: 3.5, 5: 6.0}  # by steps of stage 2: the second is the best
+
+
+@pytest.fixture
+def falling(monkeypatch, tmp_path):
+    """Settings of a run whose stage 2 preserves worse from its third step on."""
+    def validate(training):
+        if training.stage.name == "stage1":
+            return {}
+        training._compare(PRESERVATION[training.done])
+        return {"validation_preservation": PRESERVATION[training.done]}
+
+    monkeypatch.setattr(loop._Training, "_validate", validate)
+    return {"data": str(render_folder("turban", 8, tmp_path / "turbans", size=64)), "validate_every": 1,
+            "stage2.max_train_steps": 9, "checkpoint_every": 100}
+
+
+def test_an_early_stop_writes_the_best_weights(make_run, finished, falling):
+    expected = finished(make_run(**falling | {"stage2.max_train_steps": 2}))
+    last = finished(make_run(**falling | {"stage2.max_train_steps": 5}))
+    run = make_run(early_stop_patience=3, **falling)
+    assert same(finished(run), expected) and not same(expected, last)
+    summary = checkpoints.customizations()["hat"].card.summary
+    assert (summary["stage1_steps"], summary["stage2_steps"], summary["stage2_kept_step"]) == (3, 5, 2)
+    assert [line["step"] for line in run.folder.metrics()] == list(range(8))
+
+
+def test_the_best_weights_outlive_the_process(make_run, finished, falling):
+    """Killed three steps after the best; what is resumed has them only in its checkpoint."""
+    expected = finished(make_run(**falling | {"stage2.max_train_steps": 2}))
+    folder = killed_at(make_run(early_stop_patience=3, **falling | {"checkpoint_every": 2, "checkpoints_kept": 1}), 8)
+    assert checkpoint.steps(folder.path) == [5, 7]
+    assert checkpoint.newest(folder.path).position.best == checkpoint.Best(step=5, preservation=3.0)
+    assert same(finished(Run(folder.config(), folder, CPU)), expected)
+
+
+def test_an_early_stop_needs_pictures_to_judge_by(make_run):
+    run = make_run(early_stop_patience=3)
+    with pytest.raises(InvalidInput, match="early_stop_patience: needs pictures to validate on, and of 4"):
+        run.execute()
 
 
 def test_saving_and_sampling_when_asked(make_run, monkeypatch):
