@@ -31,13 +31,14 @@ def add_api(service: Service) -> None:
     def generate(base_text: str, target_texts: list[str] | None = None, customization: str = "", seed: int = 0,
                  num_inference_steps: int = 0, guidance_scale: float = 0.0, map_steps: int = 5,
                  negative_prompt: str = "", model: str = catalog.DEFAULT_MODEL,
-                 target_weights: list[float] | None = None) -> dict:
-        """Draw a pair and save it. Steps or guidance of 0 mean the model's own. Returns settings, metrics and files."""
+                 target_weights: list[float] | None = None, scheduler: str = "", width: int = 0, height: int = 0) -> dict:
+        """Draw a pair and save it. Steps, guidance or sides of 0 mean the model's own. Returns settings, metrics and files."""
         preset = model_preset(model)
         request = parse(GenerationRequest, {
             "model": model, "customization": customization or None, "base_text": base_text,
             "target_texts": tuple(target_texts or ()), "target_weights": tuple(target_weights or ()),
-            "negative_prompt": negative_prompt, "seed": seed,
+            "negative_prompt": negative_prompt, "seed": seed, "scheduler": scheduler or None, "width": width or None,
+            "height": height or None,
             "num_inference_steps": num_inference_steps or preset.num_inference_steps,
             "guidance_scale": guidance_scale or preset.guidance_scale, "map_steps": map_steps})
         result = service.generate(request)
@@ -97,9 +98,9 @@ def _id(folder: Path) -> str:
 
 
 def train(attribute: str, name: str, count: int = 64, preset: str = "quick",
-          model: str = catalog.DEFAULT_MODEL) -> dict:
+          model: str = catalog.DEFAULT_MODEL, method: str = "spf") -> dict:
     """Teach a held-out attribute of the embedded world from `count` rendered pictures. Returns the run; see /job."""
-    form = TeachForm(attribute=attribute, count=count, name=name, budget=preset, model=model)
+    form = TeachForm(attribute=attribute, count=count, name=name, budget=preset, model=model, method=method)
     run, report = teach_handlers.start(form)
     return job(run.id) | {"report": report}
 

@@ -15,7 +15,10 @@ from spf.ui import compare_handlers as handlers
 from spf.ui.compare_handlers import Asked, CompareForm
 from spf.ui.generate_panel import GeneratePanel
 from spf.ui.live import Service
-from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, notice
+
+_PLACES = {"customization": "spf-compare-second", "base_text": "spf-compare-base", "target_texts": "spf-compare-target",
+           "pairs": "spf-compare-count"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +51,10 @@ def add_panel(service: Service, portrait: GeneratePanel, tab: gr.Tab) -> None:
     """Lay out the tab inside the current gradio context."""
     with gr.Row(elem_classes="spf-studio"):
         with gr.Column(scale=2, min_width=300, elem_classes="spf-form"):
-            fields, begin, notice, session = _form()
+            form = _form()
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
             view, following, file = _stage()
-    _wire(service, portrait, tab, (fields, begin, notice, session), (view, following, file))
+    _wire(service, portrait, tab, form, (view, following, file))
 
 
 def _form() -> tuple[list[Any], gr.Button, gr.HTML, gr.Dropdown]:
@@ -62,9 +65,9 @@ def _form() -> tuple[list[Any], gr.Button, gr.HTML, gr.Dropdown]:
                         elem_id="spf-compare-target")
     count = gr.Number(8, label=strings.PAIRS, elem_id="spf-compare-count")
     begin = gr.Button(strings.COMPARE_BEGIN, variant="primary", elem_id="spf-compare-begin")
-    notice = gr.HTML("", elem_id="spf-compare-notice")
+    words = notice("spf-compare-notice", _PLACES)
     session = gr.Dropdown([], label=strings.COMPARE_SESSION, filterable=False, elem_id="spf-compare-session")
-    return [first, second, base, target, count], begin, notice, session
+    return [first, second, base, target, count], begin, words, session
 
 
 def _stage() -> tuple[View, gr.Button, gr.File]:
@@ -83,7 +86,7 @@ def _stage() -> tuple[View, gr.Button, gr.File]:
 
 
 def _wire(service: Service, portrait: GeneratePanel, tab: gr.Tab, form: tuple, stage: tuple) -> None:
-    fields, begin, notice, session = form
+    fields, begin, problem, session = form
     view, following, file = stage
 
     def opened(model: str) -> list[Any]:
@@ -113,9 +116,9 @@ def _wire(service: Service, portrait: GeneratePanel, tab: gr.Tab, form: tuple, s
         except SpfError as error:
             return [markup.problem(error), *[gr.skip()] * len(view.all())]
 
-    outputs = [notice, *view.all()]
+    outputs = [problem, *view.all()]
     tab.select(opened, [portrait.fields.model], [*fields[:2], session], **QUIET)
-    begin.click(prepare, [portrait.fields.model, *fields], [notice, session, *view.all()], concurrency_limit=1,
+    begin.click(prepare, [portrait.fields.model, *fields], [problem, session, *view.all()], concurrency_limit=1,
                 concurrency_id=DEVICE_QUEUE, show_progress="hidden", api_visibility="private")
     session.input(show, [session], outputs, **QUIET)
     following.click(answer, [session, view.pair, view.consistency, view.responsiveness, view.preference], outputs, **QUIET)

@@ -9,13 +9,21 @@ from typing import Any
 import gradio as gr
 
 from spf.config import ModelPreset, model_preset
-from spf.ui import catalog, chips, maps, markup, pairs, steps, strings, timeline_handlers, viewer
+from spf.ui import catalog, chips, maps, markup, pairs, presets, steps, strings, timeline_handlers, viewer
 from spf.ui import generate_handlers as handlers
 from spf.ui.generate_handlers import Form
 from spf.ui.live import Service
 from spf.ui.session import Look, Session
 from spf.ui.show import Screen
-from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, notice, told
+
+_PLACES = {
+    "model": "spf-model", "customization": "spf-customization", "base_text": "spf-base-text", "target_texts": "spf-targets",
+    "target_weights": "spf-targets", "seed": "spf-seed", "pairs": "spf-pairs-count",
+    **{name: f"spf-more/spf-{place}" for name, place in {
+        "negative_prompt": "negative", "num_inference_steps": "steps", "guidance_scale": "guidance", "map_steps": "map-steps",
+        "scheduler": "scheduler", "width": "width", "height": "height", "picture": "restore", "settings": "preset",
+        "settings_name": "preset-name"}.items()}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +132,21 @@ class GeneratePanel:
 
 
 @dataclass(frozen=True, eq=False)
+class _Presets:
+    """Settings under a name."""
+
+    choice: gr.Dropdown
+    name: gr.Textbox
+    save: gr.Button
+    delete: gr.Button
+
+
+@dataclass(frozen=True, eq=False)
 class _Controls:
     dice: gr.Button
     live: gr.Checkbox
     picture: gr.File
+    presets: _Presets
 
 
 def add_panel(service: Service) -> GeneratePanel:
@@ -144,8 +163,8 @@ def add_panel(service: Service) -> GeneratePanel:
             status = gr.HTML(markup.quiet(strings.STATUS_OPENING), elem_id="spf-status")
             together = pairs.pairs("spf-pairs")
             timeline = steps.timeline("spf-timeline")
-    generate, cancel, notice = actions
-    view = View(pictures, caption, status, notice, generate, cancel, looks.map_key, looks.step, timeline, together)
+    generate, cancel, words = actions
+    view = View(pictures, caption, status, words, generate, cancel, looks.map_key, looks.step, timeline, together)
     panel = GeneratePanel(session, browser, fields, view)
     _wire_generation(service, panel, controls)
     _wire_timeline(panel)
@@ -170,12 +189,12 @@ def _form() -> tuple[Fields, _Controls, tuple[gr.Button, gr.Button, gr.HTML]]:
         dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
         count = _number("pairs-count", strings.PAIRS, 1)
     actions = _actions()
-    negative, numbers, drawn_as, picture = _more(preset)
+    negative, numbers, drawn_as, picture, named = _more(preset)
     fields = Fields(model, customization, base_text, targets, negative, seed, *numbers, *drawn_as, count)
-    return fields, _Controls(dice, live, picture), actions
+    return fields, _Controls(dice, live, picture, named), actions
 
 
-def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple[Any, ...], gr.File]:
+def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple[Any, ...], gr.File, _Presets]:
     with gr.Accordion(strings.MORE, open=False, elem_id="spf-more"):
         negative = gr.Textbox("", label=strings.NEGATIVE, info=strings.NEGATIVE_HINT, elem_id="spf-negative")
         with gr.Row(elem_classes="spf-numbers"):
@@ -187,9 +206,19 @@ def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple
         with gr.Row(elem_classes="spf-numbers spf-two"):
             sides = [gr.Number(None, label=label, placeholder=str(preset.resolution), step=16, min_width=60,
                                elem_id=f"spf-{side}") for side, label in (("width", strings.WIDTH), ("height", strings.HEIGHT))]
+        named = _presets()
         picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=110, elem_id="spf-restore")
         gr.HTML(markup.quiet(strings.RESTORE_HINT))
-    return negative, numbers, (scheduler, *sides), picture
+    return negative, numbers, (scheduler, *sides), picture, named
+
+
+def _presets() -> _Presets:
+    choice = gr.Dropdown([], label=strings.PRESET, info=strings.PRESET_HINT, filterable=False, elem_id="spf-preset")
+    name = gr.Textbox("", label=strings.PRESET_NAME, info=strings.NAME_HINT, max_lines=1, elem_id="spf-preset-name")
+    with gr.Row(elem_classes="spf-actions"):
+        save = gr.Button(strings.PRESET_SAVE, size="sm", min_width=80, elem_id="spf-preset-save")
+        delete = gr.Button(strings.PRESET_DELETE, size="sm", min_width=80, elem_id="spf-preset-delete")
+    return _Presets(choice, name, save, delete)
 
 
 def _number(name: str, label: str, value: float, step: float = 1) -> gr.Number:
@@ -201,7 +230,7 @@ def _actions() -> tuple[gr.Button, gr.Button, gr.HTML]:
     with gr.Row(elem_classes="spf-actions"):
         generate = gr.Button(strings.GENERATE, variant="primary", interactive=False, scale=3, elem_id="spf-generate")
         cancel = gr.Button(strings.CANCEL, interactive=False, scale=1, min_width=80, elem_id="spf-cancel")
-    return generate, cancel, gr.HTML("", elem_id="spf-notice")
+    return generate, cancel, notice("spf-notice", _PLACES)
 
 
 def _looks() -> Looks:
@@ -298,9 +327,10 @@ def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
         return [choices, choose_customization(name, payload), preset.num_inference_steps, preset.guidance_scale, *sides]
 
     def drop(path: str | None) -> list[Any]:
-        form, notice = timeline_handlers.dropped(path)
-        return [*Fields.write(form), notice]
+        form, words = timeline_handlers.dropped(path)
+        return [*Fields.write(form), words]
 
+    _wire_presets(panel, controls.presets)
     controls.dice.click(handlers.dice, None, [fields.seed], **QUIET)
     controls.picture.upload(drop, [controls.picture], [*fields.all(), panel.view.notice], **QUIET)
     fields.customization.input(
@@ -309,6 +339,32 @@ def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
         choose_model, [fields.model, fields.targets],
         [fields.customization, fields.targets, fields.steps, fields.guidance, fields.width, fields.height], **QUIET)
     _wire_memory(panel)
+
+
+def _wire_presets(panel: GeneratePanel, controls: _Presets) -> None:
+    fields = panel.fields.all()
+
+    def listed(chosen: str | None) -> Any:
+        return gr.update(choices=presets.names(), value=chosen)
+
+    def save(name: str, *values: Any) -> list[Any]:
+        words, done = told(lambda: presets.save(name, Fields.read(values)))
+        return [words, listed(name.strip()) if done else gr.skip()]
+
+    def use(name: str | None, *values: Any) -> list[Any]:
+        found: list[Form] = []
+        words, done = told(lambda: found.append(presets.use(name, Fields.read(values))) or "")
+        return [words, *Fields.write(found[0] if done else None)]
+
+    def delete(name: str | None) -> list[Any]:
+        words, done = told(lambda: presets.delete(name))
+        return [words, listed(None) if done else gr.skip()]
+
+    controls.save.click(save, [controls.name, *fields], [panel.view.notice, controls.choice], **QUIET)
+    controls.choice.focus(lambda chosen: listed(chosen if chosen in presets.names() else None), [controls.choice],
+                          [controls.choice], **QUIET)
+    controls.choice.input(use, [controls.choice, *fields], [panel.view.notice, *fields], **QUIET)
+    controls.delete.click(delete, [controls.choice], [panel.view.notice, controls.choice], **QUIET)
 
 
 def _wire_memory(panel: GeneratePanel) -> None:

@@ -31,6 +31,6 @@ def settings() -> dict[str, Any]:
         "footer_links": [],
         "max_file_size": MAX_UPLOAD, "state_session_capacity": SESSIONS,
         "allowed_paths": [str(catalog.outputs())],
-        "blocked_paths": [str(home / name) for name in ("runs", "customizations", "datasets", "studio.sqlite")],
+        "blocked_paths": [str(home / name) for name in ("runs", "customizations", "datasets", "presets", "studio.sqlite")],
         "theme": theme.theme(), "css": theme.css(),
     }

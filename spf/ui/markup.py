@@ -16,7 +16,7 @@ def say(error: SpfError) -> str:
     """The error's sentence with the label of the page in place of the schema's field name."""
     text = str(error)
     head, colon, rest = text.partition(": ")
-    label = strings.FIELDS.get(head.split(".")[0].strip())
+    label = strings.FIELDS.get(_field(error))
     return f"{label}: {rest}" if colon and label else text[:1].upper() + text[1:]
 
 
@@ -25,7 +25,13 @@ def problem(error: SpfError | str) -> str:
     text, lines = (error, []) if isinstance(error, str) else (say(error), [])
     if isinstance(error, DataError):
         text, lines = text.split("\n  ")[0], error.problems
-    return _notice("spf-problem", text, lines, role="alert")
+    return _notice("spf-problem", text, lines, role="alert", field="" if isinstance(error, str) else _field(error))
+
+
+def _field(error: SpfError) -> str:
+    """The schema's field that an error's sentence begins with; empty for one that the page has no label for."""
+    head = str(error).partition(": ")[0].split(".")[0].strip()
+    return head if head in strings.FIELDS else ""
 
 
 def report(text: str) -> str:
@@ -34,10 +40,11 @@ def report(text: str) -> str:
     return _notice("spf-report", first, lines) if text else ""
 
 
-def _notice(kind: str, text: str, lines: list[str], role: str = "status") -> str:
+def _notice(kind: str, text: str, lines: list[str], role: str = "status", field: str = "") -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     below = f"<ul>{items}</ul>" if items else ""
-    return f'<div class="spf-notice {kind}" role="{role}"><p>{escape(text)}</p>{below}</div>'
+    about = f' data-field="{escape(field)}"' if field else ""
+    return f'<div class="spf-notice {kind}" role="{role}"{about}><p>{escape(text)}</p>{below}</div>'
 
 
 def quiet(text: str) -> str:

@@ -53,6 +53,14 @@ SCHEDULER = "Sampler"
 SCHEDULERS = {"": "The model's own", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}
 WIDTH = "Width in pixels"
 HEIGHT = "Height in pixels"
+PRESET = "Saved settings"
+PRESET_HINT = "Everything but the texts and the seed"
+PRESET_NAME = "Save them as"
+PRESET_SAVE = "Save"
+PRESET_DELETE = "Delete"
+PRESET_SAVED = "The settings are saved as '{name}'."
+PRESET_DELETED = "'{name}' is deleted."
+PRESET_DAMAGED = "the file of '{name}' is damaged; delete it, and save the settings again"
 TOGETHER = "Drawn together"
 TOGETHER_HINT = "One pair for each seed. Press one to go on with it."
 TOGETHER_PAIR = "Seed {seed}: original and customized"
@@ -258,7 +266,8 @@ FIELDS = {
     "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
     "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
-    "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET, "recipe": METHOD, "method": METHOD,
+    "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
+    "settings": PRESET, "settings_name": PRESET_NAME, "recipe": METHOD, "method": METHOD,
     "--attribute": ATTRIBUTE, "--count": COUNT, "count": COUNT,
 }
 NOT_A_NUMBER = "must be a number, for example {example} (got {value})"

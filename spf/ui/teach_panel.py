@@ -14,9 +14,14 @@ from spf.ui import catalog, chips, dataset_handlers, generate_handlers, markup, 
 from spf.ui import teach_handlers as handlers
 from spf.ui.generate_panel import GeneratePanel
 from spf.ui.teach_handlers import FOLDER, RENDERED, UPLOADED, RunView, TeachForm, Watched
-from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, told
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, notice, told
 
 log = logging.getLogger(__name__)
+_PLACES = {
+    "--attribute": "spf-attribute", "--count": "spf-count", "count": "spf-count", "pictures": "spf-uploads",
+    "phrase": "spf-phrase", "shared_base": "spf-shared-base", "data": "spf-folder", "name": "spf-name",
+    "recipe": "spf-method", "method": "spf-method",
+    "preset": "spf-budget"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +115,15 @@ def add_panel(portrait: GeneratePanel) -> TeachPanel:
             fields = _form()
             start = gr.Button(strings.START, variant="primary", elem_id="spf-teach-start")
             plan = gr.Button(strings.PLAN, size="sm", elem_id="spf-teach-plan")
-            notice = gr.HTML("", elem_id="spf-teach-notice")
+            words = notice("spf-teach-notice", _PLACES)
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
             view, buttons = _stage(start)
     panel = TeachPanel(gr.State(Watched()), fields, view)
     _wire_form(fields)
-    _wire_start(panel, notice, portrait)
-    _wire_plan(panel, plan, notice, portrait)
+    _wire_start(panel, words, portrait)
+    _wire_plan(panel, plan, words, portrait)
     _wire_run(panel, portrait)
-    _wire_requests(panel, buttons, notice)
+    _wire_requests(panel, buttons, words)
     return panel
 
 
@@ -230,7 +235,7 @@ def _wire_form(fields: Fields) -> None:
     fields.uploads.change(handlers.upload_table, [fields.uploads], [fields.table], **QUIET)
 
 
-def _wire_start(panel: TeachPanel, notice: gr.HTML, portrait: GeneratePanel) -> None:
+def _wire_start(panel: TeachPanel, words: gr.HTML, portrait: GeneratePanel) -> None:
     def start(watched: Watched, model: str, *values: Any) -> Iterator[list[Any]]:
         yield [markup.report(strings.STARTING), gr.skip(), gr.update(interactive=False)]
         try:
@@ -246,16 +251,16 @@ def _wire_start(panel: TeachPanel, notice: gr.HTML, portrait: GeneratePanel) -> 
 
     view = panel.view
     view.start.click(
-        start, [panel.watched, portrait.fields.model, *panel.fields.all()], [notice, view.timer, view.start],
+        start, [panel.watched, portrait.fields.model, *panel.fields.all()], [words, view.timer, view.start],
         concurrency_limit=1, show_progress="hidden", api_visibility="private")
 
 
-def _wire_plan(panel: TeachPanel, button: gr.Button, notice: gr.HTML, portrait: GeneratePanel) -> None:
+def _wire_plan(panel: TeachPanel, button: gr.Button, words: gr.HTML, portrait: GeneratePanel) -> None:
     def plan(model: str, *values: Any) -> Iterator[str]:
         yield markup.report(strings.PLANNING)
         yield told(lambda: handlers.plan(Fields.read(values, model)))[0]
 
-    button.click(plan, [portrait.fields.model, *panel.fields.all()], [notice], concurrency_limit=1,
+    button.click(plan, [portrait.fields.model, *panel.fields.all()], [words], concurrency_limit=1,
                  concurrency_id=DEVICE_QUEUE, show_progress="hidden", api_visibility="private")
 
 
@@ -280,7 +285,7 @@ def _wire_run(panel: TeachPanel, portrait: GeneratePanel) -> None:
         api_visibility="private", trigger_mode="once", concurrency_limit=4)
 
 
-def _wire_requests(panel: TeachPanel, buttons: dict[str, gr.Button], notice: gr.HTML) -> None:
+def _wire_requests(panel: TeachPanel, buttons: dict[str, gr.Button], words: gr.HTML) -> None:
     """Cancel, pause, save and sample are asked for; resume starts the process anew and goes on watching."""
     def asking(what: str) -> Callable[[Watched], str]:
         return lambda watched: told(lambda: handlers.ask(watched, what))[0]
@@ -292,9 +297,9 @@ def _wire_requests(panel: TeachPanel, buttons: dict[str, gr.Button], notice: gr.
         return [words, gr.Timer(active=True), gr.update(interactive=False)]
 
     for what, button in buttons.items():
-        button.click(asking(what), [panel.watched], [notice], **QUIET)
+        button.click(asking(what), [panel.watched], [words], **QUIET)
     view = panel.view
-    view.resume.click(resume, [panel.watched], [notice, view.timer, view.start], **QUIET)
+    view.resume.click(resume, [panel.watched], [words, view.timer, view.start], **QUIET)
 
 
 def _followed(watched: Watched) -> RunView | None:

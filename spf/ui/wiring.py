@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import gradio as gr
 
 from spf.errors import SpfError
 from spf.ui import markup, strings
@@ -19,6 +21,14 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 def script(name: str) -> str:
     """A component's script, which may call `made`."""
     return "".join(Path(__file__).with_name(part).read_text(encoding="utf-8") for part in ("made.js", name))
+
+
+def notice(elem_id: str, fields: Mapping[str, str]) -> gr.HTML:
+    """Where `markup.problem` and `markup.report` are shown. A refusal appears beside its field, too.
+
+    `fields`: by the schema's name, the id of the component, with "accordion/" before it where it stands in one.
+    """
+    return gr.HTML("", js_on_load=script("notice.js"), elem_id=elem_id, fields=dict(fields))
 
 
 class Group:

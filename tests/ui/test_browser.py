@@ -305,6 +305,28 @@ def test_a_dropped_picture_restores_the_form(page, spf_home):
     assert phrases(page) == ["a winter hat"]
 
 
+def test_a_refusal_stands_beside_its_field_until_that_is_changed(page, service):
+    field(page, "seed").fill("abc")
+    page.locator("#spf-generate").click()
+    problem = page.locator("#spf-seed .spf-field-problem")
+    expect(problem).to_have_text("must be a number, for example 7 (got 'abc')")
+    expect(field(page, "seed")).to_have_attribute("aria-invalid", "true")
+    field(page, "seed").fill("7")
+    expect(problem).to_have_count(0)
+    page.locator("#spf-more button").first.click()
+    field(page, "steps").fill("0")
+    page.locator("#spf-more button").first.click()
+    page.locator("#spf-generate").click()
+    expect(page.locator("#spf-steps .spf-field-problem")).to_be_visible()  # its accordion opens
+    field(page, "steps").fill("8")
+    generate(page, 1)
+    expect(page.locator(".spf-field-problem")).to_have_count(0)
+    tab(page, strings.TAB_TEACH)
+    field(page, "name").fill("A Hat")
+    page.locator("#spf-teach-start").click()
+    expect(page.locator("#spf-name .spf-field-problem")).to_contain_text("lower-case letters")
+
+
 def test_looking_at_maps_does_not_run_the_model(page, service):
     generate(page, 1)
     seen = {picture(page, "overlay").tobytes()}

@@ -1,5 +1,8 @@
 """The page as gradio sees it, and its endpoints through the real client."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -114,11 +117,34 @@ def test_pictures_of_the_api_can_be_fetched_and_other_files_cannot(client, spf_h
         assert httpx.get(f"{client.src}gradio_api/file={path}").status_code in (403, 404)
 
 
+def documented(language: str, client) -> str:
+    """The example in docs/api.md, for this server."""
+    text = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1].replace("http://127.0.0.1:7860", client.src.rstrip("/"))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documented_curl_calls_work(client, service):
+    code = documented("sh", client).replace("| python -c", f"| {sys.executable} -c")
+    done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True, timeout=120)
+    assert "event: complete" in done.stdout, done.stdout + done.stderr
+    answer = json.loads(done.stdout.split("data: ")[-1])[0]
+    assert answer["request"]["seed"] == 3 and set(answer["files"]) == {"original", "customized", "sfcm", "maps"}
+    assert service.requests[-1].customization == "winter-hat"
+
+
+def test_the_documented_python_calls_work(client, service, capsys):
+    exec(documented("python", client), {})  # noqa: S102 - our own page
+    assert service.requests[-1].target_weights == (0.8,) and "('M', " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("endpoint", "arguments", "words"), [
     ("/generate", {"base_text": ""}, "base_text: is empty"),
     ("/generate", {"base_text": "a person", "num_inference_steps": 1000}, "less than or equal to 200"),
     ("/generate", {"base_text": "a person", "model": "gpt"}, "choose one of"),
     ("/train", {"attribute": "crown", "name": "crown"}, "choose one of"),
+    ("/train", {"attribute": "neon", "name": "x", "count": 8, "method": "magic"}, "'spf'"),
+    ("/generate", {"base_text": "a person", "scheduler": "magic"}, "'ddim'"),
     ("/train", {"attribute": "neon", "name": "../x"}, "lower-case letters"),
     ("/job", {"run_id": "../../etc"}, "does not exist"),
     ("/cancel", {"run_id": "nothing"}, "does not exist"),

@@ -143,6 +143,12 @@ def test_a_dropped_picture_gives_the_form_back(draw, session, tmp_path):
     assert handlers.dropped(None) == (None, "")
 
 
+def test_weights_in_the_texts_come_back_as_they_were_written(draw, session):
+    form = replace(FORM, base_text="a person, with (red hair:1.3)", targets=(Chip("a [winter] hat"),))
+    draw(form)
+    assert handlers.dropped(str(session.current.picture("original")))[0] == form
+
+
 def test_a_hostile_phrase_is_data_in_the_timeline(draw, session):
     draw(replace(FORM, targets=(Chip("<script>alert(1)</script>"),)))
     assert json.dumps(show.timeline(session)).count("<script>") == 2, "label and title: the script sets them as text"
