@@ -89,9 +89,10 @@ class LateService:
         with self._lock:
             if self._service is None:
                 from spf.generation.service import GenerationService
+                from spf.jobs.beside import require_room
 
                 _check_device(self._device)
-                self._service = GenerationService(self._device)
+                self._service = GenerationService(self._device, admit=require_room)
             return self._service
 
     def load(self, model: str) -> Any:

@@ -81,9 +81,10 @@ def generate(
     from spf.baselines.registry import GUIDES
     from spf.generation.history import check_target, describe, write_result
     from spf.generation.service import GenerationService
+    from spf.jobs.beside import require_room
 
     folder = check_target(out)
-    service, described = GenerationService(_device(device), GUIDES), []
+    service, described = GenerationService(_device(device), GUIDES, require_room), []
     for single in request.one_by_one():
         result = service.generate(single)
         write_result(result, folder if request.count == 1 else folder / str(single.seed))

@@ -21,6 +21,10 @@ class CustomizationError(SpfError):
     """A customization is missing, damaged, or does not belong to the model it is loaded on."""
 
 
+class MemoryShort(SpfError):
+    """A portrait cannot be drawn beside a training run, which has the memory."""
+
+
 class DataError(SpfError):
     """A picture folder cannot be trained on. `problems` lists every finding, one line each."""
 

@@ -20,8 +20,10 @@ from spf.errors import InvalidInput
 from spf.generation.guide import Guide
 from spf.generation.pair import OnStep, Original, Pair
 from spf.generation.request import GenerationResult
+from spf.generation.room import needed_bytes
 
 MakeGuide = Callable[[GenerationRequest, ModelPreset], Guide]
+Admit = Callable[[int, torch.device], None]  # (bytes that a generation needs at most, where)
 
 ORIGINALS_KEPT = 32  # pictures and previews; one of the pocket model takes 300 kB
 RESPONSES_KEPT = 3  # customized denoisers in memory
@@ -37,9 +39,11 @@ class _Model:
 class GenerationService:
     """Loads each model once. One generation at a time per service; others wait for the lock."""
 
-    def __init__(self, device: torch.device | str | None = None, guides: Mapping[str, MakeGuide] = MappingProxyType({})):
+    def __init__(self, device: torch.device | str | None = None, guides: Mapping[str, MakeGuide] = MappingProxyType({}),
+                 admit: Admit = lambda needed, device: None):
+        """`admit` hears of every generation before anything is loaded for it, and may refuse by an SpfError."""
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._guides = guides
+        self._guides, self._admit = guides, admit
         self._models: dict[str, _Model] = {}
         self._responses: OrderedDict[Any, Backbone] = OrderedDict()
         self._originals: OrderedDict[Any, Original] = OrderedDict()
@@ -55,9 +59,10 @@ class GenerationService:
         """Run both paths. `on_step` sees every step that draws maps; `is_cancelled` is asked before every step.
 
         A swapped phrase re-renders only the response path: the original of the same text, seed and settings is kept.
-        Raises Cancelled, InvalidInput, ModelNotFound or CustomizationError.
+        Raises Cancelled, InvalidInput, ModelNotFound, CustomizationError, or what `admit` raises.
         """
         with self._lock, torch.inference_mode():
+            self._admit(self._needed(request), self.device)
             with torch.inference_mode(False):  # a guide may want gradients, which weights made in that mode refuse
                 model = self._model(request.model)
                 response, method = self._response(request)
@@ -67,6 +72,10 @@ class GenerationService:
             result = pair.run(self._originals.get(key), on_step, is_cancelled)
             _remember(self._originals, key, pair.original, ORIGINALS_KEPT)
             return result
+
+    def _needed(self, request: GenerationRequest) -> int:
+        loaded = self._models.get(request.model)
+        return needed_bytes(request, config.model_preset(request.model), loaded.reference if loaded else None)
 
     def _model(self, name: str) -> _Model:
         if name not in self._models:
