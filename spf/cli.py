@@ -311,6 +311,32 @@ def dataset_filter(
     _report(done, as_json, f"{done['kept']} of {done['pictures']} pictures are written to {out}.")
 
 
+@dataset.command("crop")
+def dataset_crop(
+    folder: Path,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    about: Annotated[str, typer.Option(help="face, center, or portrait, which leaves more below than above.")] = "face",
+    preview: Annotated[Path | None, typer.Option(help="PNG that shows the pictures with their squares drawn in.")] = None,
+    target: Targets = [],  # noqa: B006
+    base_text: BaseText = "",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Cut the pictures to squares: about the face where the recogniser finds one, else about the middle."""
+    from spf.data.cropping import crop_folder, face_finder
+
+    if about not in ("face", "center", "portrait"):
+        raise InvalidInput("--about", f"'{about}' is not known; choose face, center or portrait")
+    find_face = None
+    if about == "face":
+        from spf.pocket.recogniser import Recogniser
+
+        find_face = face_finder(Recogniser.from_folder(device=_device(device)))
+    done = crop_folder(folder, out, "portrait" if about == "face" else about, find_face, _reading(target, base_text), preview)
+    _report(done, as_json, f"{done['pictures']} pictures are written to {out}: {done['face']} cut about the face, "
+                           f"{done['middle']} about the middle.")
+
+
 @dataset.command("generate")
 def dataset_generate(
     base_texts: Annotated[Path, typer.Option(help="Text file, one base text per line.")],
