@@ -311,6 +311,24 @@ def dataset_filter(
     _report(done, as_json, f"{done['kept']} of {done['pictures']} pictures are written to {out}.")
 
 
+@dataset.command("caption")
+def dataset_caption(
+    folder: Path,
+    captioner: Annotated[Path, typer.Option(help="transformers folder of BLIP or Florence-2, in safetensors.")],
+    target: Annotated[list[str], typer.Option(help="Phrase to add to a caption that does not say it; repeat for more.")] = [],  # noqa: B006
+    replace: Annotated[bool, typer.Option("--replace", help="Also write captions anew that are there.")] = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Write a caption file beside every picture that has none, by a captioning model on this machine."""
+    from spf.backbones.captioner import Captioner
+    from spf.data.captioning import caption_folder
+
+    done = caption_folder(folder, Captioner(captioner, _device(device)), target, replace)
+    _report(done, as_json, f"{done['written']} of {done['pictures']} pictures got a caption; read them once, then "
+                           f"'python -m spf dataset check {folder} --target ...'.")
+
+
 @dataset.command("crop")
 def dataset_crop(
     folder: Path,
