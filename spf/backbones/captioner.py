@@ -25,7 +25,9 @@ TASK = "<CAPTION>"  # what Florence-2 is asked for
 SOURCES = {
     "blip": "https://huggingface.co/Salesforce/blip-image-captioning-base (BSD-3-Clause)",
     "florence2": "https://huggingface.co/florence-community/Florence-2-base (MIT)"}
-_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+_PREPROCESSOR = "preprocessor_config.json"
+_FILES = ("config.json", "model.safetensors", _PREPROCESSOR)
+_SAVED_ANEW = {_PREPROCESSOR: "processor_config.json"}  # what transformers 5 writes instead
 _SOURCES = "; ".join(SOURCES.values())
 
 
@@ -59,7 +61,7 @@ class Captioner:
 def _kind(folder: Path) -> str:
     """'blip' or 'florence2', by the folder's own configuration, once every file is there."""
     for name in _FILES:
-        if not (folder / name).is_file():
+        if not any((folder / known).is_file() for known in (name, _SAVED_ANEW.get(name, name))):
             raise ModelNotFound(f"--captioner: {folder / name} does not exist; name the folder of a captioning model in "
                                 f"safetensors, for example {_SOURCES}.")
     try:
