@@ -27,9 +27,7 @@ class View(Group):
 
     words: gr.HTML
     box: gr.Column
-    original: gr.Image
-    left: gr.Image
-    right: gr.Image
+    pictures: gr.HTML
     consistency: gr.Radio
     responsiveness: gr.Radio
     preference: gr.Radio
@@ -40,10 +38,10 @@ class View(Group):
     @staticmethod
     def write(asked: Asked | None) -> list[Any]:
         if asked is None:
-            return [markup.quiet(strings.COMPARE_NONE), gr.update(visible=False), *[gr.skip()] * 7, "", gr.update(visible=False)]
+            return [markup.quiet(strings.COMPARE_NONE), gr.update(visible=False), *[gr.skip()] * 5, "", gr.update(visible=False)]
         done = asked.pair is None
-        pictures = [gr.skip()] * 3 if done else list(asked.pictures)
-        return [markup.heading(asked.words), gr.update(visible=not done), *pictures, None, None, None, asked.pair,
+        pictures = gr.skip() if done else markup.figures(list(zip(strings.COMPARE_PICTURES, asked.pictures, strict=True)))
+        return [markup.heading(asked.words), gr.update(visible=not done), pictures, None, None, None, asked.pair,
                 handlers.results(asked.session) if done else "", gr.update(visible=done)]
 
 
@@ -74,15 +72,13 @@ def _stage() -> tuple[View, gr.Button, gr.File]:
     words = gr.HTML(markup.quiet(strings.COMPARE_NONE), elem_id="spf-compare-words")
     choices = [(label, key) for key, label in zip(ANSWERS, strings.COMPARE_ANSWERS, strict=True)]
     with gr.Column(visible=False, elem_id="spf-compare-box") as box:
-        with gr.Row(elem_classes="spf-samples"):
-            pictures = [gr.Image(format="png", type="pil", interactive=False, show_label=True, label=title, alt_text=title,
-                                 buttons=[], min_width=100) for title in strings.COMPARE_PICTURES]
+        pictures = gr.HTML("", elem_id="spf-compare-pictures")
         questions = [gr.Radio(choices, label=strings.QUESTIONS[key], elem_id=f"spf-compare-{key}") for key in QUESTIONS]
         following = gr.Button(strings.COMPARE_NEXT, variant="primary", elem_id="spf-compare-next")
     results = gr.HTML("", elem_id="spf-compare-results")
     download = gr.Button(strings.COMPARE_CSV, visible=False, size="sm", elem_id="spf-compare-csv")
     file = gr.File(label=strings.COMPARE_CSV, visible=False, interactive=False, elem_id="spf-compare-file")
-    return View(words, box, *pictures, *questions, gr.State(None), results, download), following, file
+    return View(words, box, pictures, *questions, gr.State(None), results, download), following, file
 
 
 def _wire(service: Service, portrait: GeneratePanel, tab: gr.Tab, form: tuple, stage: tuple) -> None:

@@ -58,6 +58,7 @@ class View(Group):
     progress: gr.HTML
     requests: gr.Row
     resume: gr.Button
+    curve_title: gr.HTML
     curve: gr.LinePlot
     losses: gr.HTML
     sample_words: gr.HTML
@@ -79,7 +80,8 @@ class View(Group):
         return [
             gr.update(visible=False), gr.update(visible=True),
             markup.progress(view.share, view.headline, view.detail), gr.update(visible=not view.finished),
-            gr.update(visible=view.resumable), gr.update(value=view.curve, visible=bool(view.losses)), markup.quiet(view.losses),
+            gr.update(visible=view.resumable), gr.update(visible=bool(view.losses)),
+            gr.update(value=view.curve, visible=bool(view.losses)), markup.quiet(view.losses),
             gr.skip() if sampled and view.sample is None else markup.quiet("" if view.failed and not sampled else words),
             gr.update(visible=sampled), *(view.sample or [gr.skip()] * 3), View._history(view), View._stages(view),
             gr.update(value=view.log, visible=bool(view.log)), gr.Timer(active=not view.finished),
@@ -205,9 +207,10 @@ def _stage(start: gr.Button) -> tuple[View, dict[str, gr.Button]]:
             buttons = {what: gr.Button(label, size="sm", scale=0, min_width=110, elem_id=f"spf-run-{what}")
                        for what, label in strings.REQUESTS.items()}
         resume = gr.Button(strings.RESUME, visible=False, elem_id="spf-run-resume")
+        title = gr.HTML(markup.heading(strings.CURVE), visible=False, elem_id="spf-curve-title")
         curve = gr.LinePlot(
             handlers.curve([]), x=strings.CURVE_STEP, y=strings.CURVE_VALUE, color=strings.CURVE_TERM,
-            title=strings.CURVE, height=300, visible=False, buttons=[], elem_id="spf-curve")
+            show_label=False, label=strings.CURVE, height=300, visible=False, buttons=[], elem_id="spf-curve")
         losses = gr.HTML("", elem_id="spf-losses")
         words = gr.HTML("", elem_id="spf-sample-words")
         with gr.Row(visible=False, elem_classes="spf-samples") as samples:
@@ -217,7 +220,7 @@ def _stage(start: gr.Button) -> tuple[View, dict[str, gr.Button]]:
         tail = gr.Code(
             "", label=strings.LOG, language=None, interactive=False, visible=False, max_lines=20, elem_id="spf-log")
     timer = gr.Timer(1.0, active=False)
-    return View(nothing, box, progress, requests, resume, curve, losses, words, samples, *pictures, history, stages,
+    return View(nothing, box, progress, requests, resume, title, curve, losses, words, samples, *pictures, history, stages,
                 tail, timer, start), buttons
 
 

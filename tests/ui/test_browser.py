@@ -446,6 +446,18 @@ def test_a_blind_comparison_from_the_pairs_to_the_rates(page, spf_home):
     expect(page.locator("#spf-compare-results")).to_contain_text("winter-hat better")
 
 
+def test_a_number_of_the_results_leads_to_its_pictures(page, spf_home):
+    folder = spf_home / "evaluation" / "mine"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "table.md").write_text("## By target: Ours\n\n| Target | FID |\n|---|---|\n| turban | 3.5 |\n| neon | 4.5 |\n")
+    for name in ("neon", "turban"):
+        Image.new("RGB", (64, 64), "teal").save(folder / "figures" / f"sheet-{name}.png")
+    tab(page, strings.TAB_RESULTS)
+    expect(page.locator("#spf-results-words")).to_contain_text(strings.RESULTS_HINT)
+    page.locator("#spf-results-table td", has_text="3.5").click()
+    expect(page.locator("#spf-results-figures .preview")).to_contain_text("sheet-turban")
+
+
 NAMES_AND_CONTRAST = """() => {
   const found = [], visible = (node) => node.checkVisibility({ visibilityProperty: true }) && node.getClientRects().length;
   const named = (node) => node.getAttribute('aria-label') || node.innerText || node.title || node.placeholder
@@ -480,7 +492,8 @@ NAMES_AND_CONTRAST = """() => {
 
 def test_every_view_has_names_and_contrast_in_both_themes(page):
     generate(page, 1)
-    for name in (strings.TAB_PORTRAIT, strings.TAB_INSPECT, strings.TAB_TEACH, strings.TAB_LIBRARY, strings.TAB_COMPARE):
+    for name in (strings.TAB_PORTRAIT, strings.TAB_INSPECT, strings.TAB_TEACH, strings.TAB_LIBRARY, strings.TAB_COMPARE,
+                 strings.TAB_RESULTS):
         tab(page, name)
         for _ in range(2):
             page.get_by_role("button", name=strings.TOGGLE_THEME).click()
