@@ -289,8 +289,8 @@ def dataset_filter(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     keep: Annotated[float, typer.Option(help="Share with the highest image-text score; the paper keeps 0.3.")] = 0.3,
     clip: Annotated[str, typer.Option(help="open_clip folder, or model:pretrained; the one of 'pocket' if left out.")] = "",
-    minimum: Annotated[list[str], typer.Option(help="hps=0.25 or mps=8: also at least this score; repeat for both.")] = [],  # noqa: B006
-    weights: Annotated[Path | None, typer.Option(help="Folder with the published files of hps and mps.")] = None,
+    minimum: Annotated[list[str], typer.Option(help="hps=0.25, mps=8 or image_reward=0: also at least this score.")] = [],  # noqa: B006
+    weights: Annotated[Path | None, typer.Option(help="Folder with the published files of these judges.")] = None,
     target: Targets = [],  # noqa: B006
     base_text: BaseText = "",
     device: Device = None,

@@ -68,7 +68,7 @@ def test_filter_keeps_the_share(dataset, tiny, tmp_path):
 @pytest.mark.parametrize("arguments, words", [
     (("--keep", "0"), "--keep"), (("--keep", "nan"), "--keep"), (("--minimum", "hps"), "--minimum: 'hps' is not"),
     (("--minimum", "hps=x"), "--minimum"), (("--minimum", "beauty=1"), "--minimum: 'beauty'"),
-    (("--minimum", "hps=0.2"), "HPSv2: "), (("--minimum", "image_reward=0"), "image_reward: "),
+    (("--minimum", "hps=0.2"), "HPSv2: "), (("--minimum", "image_reward=0"), "ImageReward: "),
     (("--clip", "nowhere"), "clip: "), (("--device", "abacus"), "--device")])
 def test_bad_input_to_filter(dataset, tiny, picture_folder, tmp_path, arguments, words):
     clip = () if "--clip" in arguments else ("--clip", tiny.clip)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spf.backbones.image_reward import VIT_L, ImageReward, ImageRewardNetwork, renamed
 from spf.backbones.mps import VIT_H, Mps, MpsNetwork
 from spf.clip import Clip
-from spf.metrics.base import Metric, Pairs, Rows
+from spf.metrics.base import Metric, MetricUnavailable, Pairs, Rows
 from spf.metrics.clip_score import TextSimilarity, published_clip
 from spf.metrics.weights import Published, fill, find, load_tensors
 
@@ -19,6 +20,11 @@ HPS = Published("HPSv2", "HPS_v2.1_compressed.pt", "https://huggingface.co/xswu/
 MPS = Published("MPS", "MPS_overall.pth", (
     "https://pai-aigc-photog.oss-cn-hangzhou.aliyuncs.com/easyanimate/Third_Party/MPS_overall.pth, the plain weights of "
     "https://github.com/Kwai-Kolors/MPS (MIT)"))
+
+
+IMAGE_REWARD = Published("ImageReward", "ImageReward.pt", "https://huggingface.co/THUDM/ImageReward (Apache-2.0)")
+BERT_WORDS = Published("ImageReward", "bert-base-uncased/vocab.txt",
+                       "https://huggingface.co/google-bert/bert-base-uncased (Apache-2.0)")
 
 
 class PreferenceModel(Protocol):
@@ -46,6 +52,15 @@ def mps_model(folder: Path, device: torch.device | str = "cpu", architecture: di
     # position_ids were stored by older versions of transformers, and are no weights
     tensors = {name: value for name, value in load_tensors(path).items() if name in known or not name.endswith("position_ids")}
     return Mps(fill(network, tensors, path).to(device))
+
+
+def image_reward_model(folder: Path, device: torch.device | str = "cpu", architecture: dict = VIT_L) -> ImageReward:
+    """The released model. Raises MetricUnavailable naming the file that is missing."""
+    path, words = find(IMAGE_REWARD, folder), find(BERT_WORDS, folder)
+    try:
+        return ImageReward(fill(ImageRewardNetwork(architecture), renamed(load_tensors(path)), path).to(device), words)
+    except (OSError, ValueError) as error:
+        raise MetricUnavailable(f"{words} is not BERT's list of words ({error}); get it from {BERT_WORDS.source}.") from None
 
 
 class PreferenceScore:

@@ -23,10 +23,9 @@ from spf.data.writer import UPLOAD_SIDE, write_folder
 from spf.errors import InvalidInput
 from spf.method.phrases import join_prompt
 from spf.metrics import preference
-from spf.metrics.base import MetricUnavailable
 
 SCORED_AT_ONCE = 16
-PREFERENCES = ("hps", "mps")
+PREFERENCES = ("hps", "mps", "image_reward")
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,12 @@ def clip_scorer(clip: Clip, name: str = "clip") -> Scorer:
 
 
 def preference_scorer(name: str, folder: Path, device: torch.device | str = "cpu") -> Scorer:
-    """HPS v2.1 or MPS from their published files in `folder`. Raises MetricUnavailable naming the file and its source."""
+    """HPS v2.1, MPS or ImageReward from the published files in `folder`. Raises MetricUnavailable naming file and source."""
     if name == "hps":
         return clip_scorer(preference.hps_clip(folder, device), name)
-    if name == "mps":
-        model = preference.mps_model(folder, device)
+    if name in ("mps", "image_reward"):
+        model = preference.mps_model(folder, device) if name == "mps" else preference.image_reward_model(folder, device)
         return Scorer(name, 224, lambda images, texts: model.score(images.to(device), texts))
-    if name in ("image_reward", "imagereward"):
-        raise MetricUnavailable(
-            "image_reward: its network (BLIP with a reward head) is not part of this program; use hps or mps, or score the "
-            "pictures with https://github.com/THUDM/ImageReward and remove those below your threshold first.")
     raise InvalidInput("--minimum", f"'{name}' is not known; choose one of {', '.join(PREFERENCES)}")
 
 

@@ -74,12 +74,12 @@ def test_bad_input_writes_nothing(tmp_path):
 
 @pytest.mark.parametrize("name, words", [
     ("hps", "HPS_v2.1_compressed.pt.*huggingface.co/xswu"), ("mps", "MPS_overall.pth.*get it"),
-    ("image_reward", "not part of this program")])
+    ("image_reward", "ImageReward.pt.*get it from https://huggingface.co/THUDM")])
 def test_a_missing_judge_is_named_with_its_source(tmp_path, name, words):
     with pytest.raises(MetricUnavailable, match=words):
         preference_scorer(name, tmp_path)
 
 
 def test_an_unknown_judge(tmp_path):
-    with pytest.raises(InvalidInput, match="hps, mps"):
+    with pytest.raises(InvalidInput, match="hps, mps, image_reward"):
         preference_scorer("beauty", tmp_path)
