@@ -1,5 +1,6 @@
 """The command line: exit status, one clear line for each bad input, and JSON that parses."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -186,6 +187,19 @@ def test_a_dry_run_measures_and_writes_nothing(spf, picture_folder, spf_home):
     (stage,) = report["estimate"]["stages"]
     assert (stage["steps"], stage["global_batch"]) == (2, 2) and stage["seconds_per_step"] > 0
     assert report["estimate"]["peak_memory_gb"] > 0 and report["estimate"]["pictures"] == 4
+
+
+@pytest.mark.parametrize("way", [(), ("--detach",), ("--dry-run",)])
+@pytest.mark.parametrize("setting, words", [
+    (("--report-to", "tensorboard"),
+     "report_to: the package 'tensorboard' is not installed; run 'pip install tensorboard', or choose 'none'"),
+    (("--set", "early_stop_patience=3"), "early_stop_patience: needs pictures to validate on, and of 4")])
+def test_a_setting_that_cannot_work_is_refused_in_one_sentence(spf, picture_folder, spf_home, monkeypatch, way, setting, words):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else found(name, *rest))
+    status, out, err = train(spf, "--data", str(picture_folder), "--name", "hat", *setting, *way)
+    assert (status, out) == (2, "") and err.splitlines()[-1].startswith(f"error: {words}")
+    assert not (spf_home / "runs").exists()
 
 
 def test_dataset_render_then_check(spf, tmp_path):

@@ -17,6 +17,7 @@ from spf.training.devices import accelerator_for, process_count
 from spf.training.examples import prepare
 from spf.training.ledger import used_memory
 from spf.training.loop import Watch, global_batch, steps_of, train_stage
+from spf.training.reports import require_reporter
 from spf.training.run import MakeStages, initial_tensors, own_tensors, spf_stages
 
 TIMED_STEPS = 3  # the first of them warms up
@@ -49,7 +50,9 @@ class Estimate:
 def estimate(config: TrainConfig, device: torch.device, make_stages: MakeStages = spf_stages) -> Estimate:
     """Raises what a run would raise before its first step: DataError, ModelNotFound, CustomizationError, InvalidInput."""
     accelerator = accelerator_for(device, config.mixed_precision)
+    require_reporter(config.report_to)
     records = read_training_set(config)
+    identity.require_held_out(config, len(records))
     preset = cfg.model_preset(config.model)
     reference = checkpoints.load_backbone(preset, device)
     clip = Clip.load(preset.clip).to(device)

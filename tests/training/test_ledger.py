@@ -105,6 +105,10 @@ def test_reporting_to_nobody_writes_nothing(tmp_path):
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
-    reporter("tensorboard", tmp_path)({"stage": "stage1", "step": 0, "loss": 1.0})
-    assert list((tmp_path / "tensorboard").glob("events*"))
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    report = reporter("tensorboard", tmp_path)
+    for step in (0, 5):
+        report({"stage": "stage1", "step": step, "loss": 1.0 + step, "lr": 0.5})
+    written = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(written.Tags()["scalars"]) == ["stage1/loss", "stage1/lr"]
+    assert [(event.step, event.value) for event in written.Scalars("stage1/loss")] == [(0, 1.0), (5, 6.0)]
