@@ -372,6 +372,32 @@ def test_a_reloaded_page_finds_the_run_and_can_cancel_it(page, served, training)
     expect(page.locator("#spf-teach-start")).to_be_enabled()
 
 
+def test_earlier_samples_and_stage_1_alone_can_be_looked_at(page):
+    tab(page, strings.TAB_TEACH)
+    field(page, "count").fill("8")
+    page.locator("#spf-teach-start").click()
+    expect(page.locator("#spf-run")).to_contain_text("is taught")
+    expect(page.locator("#spf-stages figcaption").nth(1)).to_contain_text("After stage 1, step 10")
+    expect(page.locator("#spf-sample-words")).to_contain_text("step 40")
+    field(page, "sample-at").fill("2")
+    field(page, "sample-at").press("Enter")
+    expect(page.locator("#spf-sample-words")).to_contain_text("step 20")
+
+
+def test_settings_are_saved_used_and_deleted(page):
+    page.locator("#spf-more button").first.click()
+    field(page, "steps").fill("9")
+    field(page, "preset-name").fill("fast")
+    page.locator("#spf-preset-save").click()
+    expect(page.locator("#spf-notice")).to_contain_text("saved as 'fast'")
+    field(page, "steps").fill("20")
+    page.locator("#spf-preset input").click()
+    page.get_by_role("option", name="fast").click()
+    expect(field(page, "steps")).to_have_value("9")
+    page.locator("#spf-preset-delete").click()
+    expect(page.locator("#spf-notice")).to_contain_text("'fast' is deleted")
+
+
 def test_two_pages_show_nothing_of_one_another(page, browser, served):
     field(page, "seed").fill("11")
     generate(page, 1)
@@ -461,7 +487,8 @@ def test_a_number_of_the_results_leads_to_its_pictures(page, spf_home):
 NAMES_AND_CONTRAST = """() => {
   const found = [], visible = (node) => node.checkVisibility({ visibilityProperty: true }) && node.getClientRects().length;
   const named = (node) => node.getAttribute('aria-label') || node.innerText || node.title || node.placeholder
-    || [...(node.labels ?? [])].map((label) => label.innerText).join('') || node.getAttribute('aria-labelledby');
+    || [...(node.labels ?? [])].map((label) => label.innerText).join('') || node.getAttribute('aria-labelledby')
+    || node.querySelector('img')?.alt;
   for (const node of document.querySelectorAll('button, a[href], input, select, textarea')) {
     if (visible(node) && !named(node)?.trim()) found.push(`no name: ${node.outerHTML.slice(0, 160)}`);
   }
@@ -491,7 +518,18 @@ NAMES_AND_CONTRAST = """() => {
 
 
 def test_every_view_has_names_and_contrast_in_both_themes(page):
+    field(page, "pairs-count").fill("2")
+    page.locator("#spf-more button").first.click()
+    field(page, "steps").fill("0")
+    page.locator("#spf-generate").click()
+    expect(page.locator("#spf-steps .spf-field-problem")).to_be_visible()
+    assert page.evaluate(NAMES_AND_CONTRAST) == []
+    field(page, "steps").fill("20")
     generate(page, 1)
+    tab(page, strings.TAB_TEACH)
+    field(page, "count").fill("8")
+    page.locator("#spf-teach-start").click()
+    expect(page.locator("#spf-stages img")).to_have_count(3)
     for name in (strings.TAB_PORTRAIT, strings.TAB_INSPECT, strings.TAB_TEACH, strings.TAB_LIBRARY, strings.TAB_COMPARE,
                  strings.TAB_RESULTS):
         tab(page, name)
