@@ -302,8 +302,8 @@ def sample(watched: Watched, number: int) -> tuple[str, tuple[Image.Image, Image
 
 def _stages(lines: list[dict[str, Any]], samples: list[dict[str, Any]]) -> tuple[tuple[str, Image.Image], ...]:
     """Original, the last sample of stage 1 and the last one of stage 2, with titles; nothing until both are there."""
-    ends = {line.get("stage"): line["step"] for line in lines}
-    first = [one for one in samples if "stage2" in ends and one["step"] <= ends.get("stage1", 0)]
+    begins = next((line["step"] for line in lines if line.get("stage") == "stage2"), 0)  # counted from 0, as samples are not
+    first = [one for one in samples if one["step"] <= begins]
     second = samples[len(first):]
     if not first or not second:
         return ()

@@ -131,4 +131,5 @@ class FakeTraining:
         losses = {"diff_loss": 0.2 + 1 / (step + 4)}
         if step >= self.steps // 2:
             losses |= {"text_loss": 0.1 / step, "fine_loss": 0.3 / step, "enhanced_loss": 0.05}
-        folder.log({"stage": self._status("running", step).stage, "step": step, "loss": sum(losses.values()), **losses})
+        stage = "stage1" if step <= self.steps // 2 else "stage2"
+        folder.log({"stage": stage, "step": step - 1, "loss": sum(losses.values()), **losses})

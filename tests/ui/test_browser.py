@@ -377,7 +377,7 @@ def test_earlier_samples_and_stage_1_alone_can_be_looked_at(page):
     field(page, "count").fill("8")
     page.locator("#spf-teach-start").click()
     expect(page.locator("#spf-run")).to_contain_text("is taught")
-    expect(page.locator("#spf-stages figcaption").nth(1)).to_contain_text("After stage 1, step 10")
+    expect(page.locator("#spf-stages figcaption").nth(1)).to_contain_text("After stage 1, step 20")
     expect(page.locator("#spf-sample-words")).to_contain_text("step 40")
     field(page, "sample-at").fill("2")
     field(page, "sample-at").press("Enter")

@@ -83,10 +83,10 @@ def test_stage_1_alone_is_shown_beside_stage_2(training):
     last = follow_to_the_end(Watched(run.id, announced=False))[-1]
     watched = Watched(run.id)
     assert [title for title, _ in handlers.follow(watched).stages] == [
-        "Original", "After stage 1, step 10", "After stage 2, step 40"] and last.finished
+        "Original", "After stage 1, step 20", "After stage 2, step 40"] and last.finished
     lines, samples = run.metrics(), run.samples()
     assert handlers._stages([line for line in lines if line["stage"] == "stage1"], samples) == ()
-    assert handlers._stages([line for line in lines if line["stage"] == "stage2"], samples) == ()
+    assert handlers._stages([{"stage": "stage2", "step": 0}], samples) == (), "a run of stage 2 alone"
 
 
 @pytest.mark.parametrize("source", [RENDERED, FOLDER])
