@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from spf.config import StageConfig
 from spf.data.batches import Examples
@@ -34,6 +35,14 @@ def examples(backbone, clip) -> Examples:
 @pytest.fixture
 def empty(backbone):
     return backbone.encode_prompts([join_prompt("", ())])
+
+
+@pytest.fixture
+def any_precision():
+    """accelerate keeps one precision for the life of a process; a test that needs another one starts and ends it."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture

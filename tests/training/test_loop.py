@@ -1,5 +1,7 @@
 """The loop that knows no equation: steps, seeds, logging, cancelling, and numbers that stop being numbers."""
 
+import dataclasses
+import random
 from dataclasses import dataclass, field
 
 import pytest
@@ -143,6 +145,34 @@ def test_cancelling_stops_before_the_next_step(examples, stage_config):
         train_stage(stage, examples, stage_config(max_train_steps=50), 0, watch)
     assert stepped == [1, 2]
     assert not any(parameter.requires_grad for parameter in stage.response.denoiser.parameters())
+
+
+def test_cancelling_at_random_points_takes_at_most_the_step_under_way(examples, stage_config):
+    """Asked for between two looks, in the middle of a step or before the first: no further step is begun."""
+    for when in random.Random(0).sample(range(12), k=8):
+        looks, begun = [], []
+        stage = Scripted({"diff": lambda w, begun=begun: begun.append(1) or w * w})
+
+        def requests(looks=looks, begun=begun, when=when):
+            looks.append(len(begun))
+            return ("cancel",) if len(begun) >= when else ()
+
+        with pytest.raises(Cancelled):
+            train_stage(stage, examples, stage_config(max_train_steps=1000), 0, Watch(requests=requests))
+        assert len(begun) == when and looks == list(range(when + 1)), "it looks before every step"
+
+
+@pytest.mark.parametrize("part, named", [
+    ("latents", "diff_loss"), ("image_embedding", "enhanced_loss"), ("target_embedding", "enhanced_loss"),
+    ("gamma", "gamma_mean")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_breaks_in_a_batch_is_named_by_its_term(backbone, clip, empty, examples, stage_config, part, named, value):
+    """Stage 2 itself: a broken picture, CLIP embedding or relevance reaches the numbers as the term it belongs to."""
+    broken = dataclasses.replace(examples, **{part: torch.full_like(getattr(examples, part), value)})
+    stage, lines = DualPathStage(backbone, backbone.fork(), clip, MethodConfig(enhanced_max_amplification=100.0), empty), []
+    with pytest.raises(TrainingError, match=rf"stage2, step 0: .*{named}.* is not a finite number"):
+        train_stage(stage, broken, stage_config(max_train_steps=9), 0, Watch(on_log=lines.append))
+    assert lines == []
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])

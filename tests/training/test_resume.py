@@ -109,6 +109,14 @@ def test_straight_equals_killed_and_resumed_bit_for_bit(make_run, straight, fini
     assert checkpoint.steps(folder.path) == [], "what they were for is done"
 
 
+@pytest.mark.parametrize("seed, precision", [(1, "no"), (2, "bf16")])
+def test_other_seeds_and_precisions_resume_exactly(make_run, finished, any_precision, seed, precision):
+    options = {"seed": seed, "mixed_precision": precision, "stage2.max_train_steps": 2}
+    expected = finished(make_run(**options))
+    folder = killed_at(make_run(**options), 4)
+    assert same(finished(Run(folder.config(), folder, CPU)), expected)
+
+
 def test_killed_twice(make_run, straight, finished):
     expected, _ = straight()
     folder = killed_at(make_run(), 3)

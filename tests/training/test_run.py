@@ -12,7 +12,7 @@ from spf.data.writer import write_folder
 from spf.errors import Cancelled, CustomizationError, DataError, DiskFull, InvalidInput, ModelNotFound, TrainingError
 from spf.generation.service import GenerationService
 from spf.pocket.dataset import render_folder
-from spf.training import preview
+from spf.training import checkpoint, preview
 from spf.training import run as run_module
 from spf.training.run import Run
 from spf.training.run_folder import RunFolder
@@ -182,14 +182,6 @@ def test_a_target_that_does_not_fit_fails_before_anything_is_encoded(make_run, t
     assert run.folder.status().state == "failed"
 
 
-@pytest.fixture
-def any_precision():
-    """accelerate keeps one precision for the life of a process; a test that needs another one starts and ends it."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
-
 def test_the_low_memory_settings_learn_the_same_to_their_precision(make_run, any_precision):
     quick = make_run(name="a", seed=2)
     expected = quick.execute().tensors()
@@ -203,6 +195,17 @@ def test_the_low_memory_settings_learn_the_same_to_their_precision(make_run, any
         assert ours["diff_loss"] == pytest.approx(theirs["diff_loss"], rel=0.05)
 
 
+def test_offload_changes_where_things_are_and_nothing_else(make_run, monkeypatch):
+    moved, move = [], torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda part, *place, **more: moved.append(type(part).__name__)
+                        or move(part, *place, **more))
+    plain = make_run(name="a", seed=2, sample_every=1).execute().tensors()
+    assert not set(moved) & {"EncoderTiny", "VisionTransformer"}, "only whole models are moved when they are loaded"
+    offloaded = make_run(name="b", seed=2, sample_every=1, offload=True).execute().tensors()
+    assert {"CLIPTextModel", "EncoderTiny", "VisionTransformer", "UNet2DConditionModel"} <= set(moved)
+    assert plain.keys() == offloaded.keys() and all(torch.equal(plain[name], offloaded[name]) for name in plain)
+
+
 def test_pictures_are_held_out_and_recorded(make_run, tmp_path):
     data = render_folder("turban", 8, tmp_path / "turbans", size=64)
     run = make_run(data=str(data), stage="2", stage2__max_train_steps=3, validate_every=2)
@@ -213,12 +216,18 @@ def test_pictures_are_held_out_and_recorded(make_run, tmp_path):
     assert {"diff_share", "text_share", "fine_share", "sfcm_empty", "sfcm_mean", "grad_norm", "memory_gb"} <= lines[0].keys()
 
 
-def test_a_full_disk_is_told_with_what_to_do(make_run, monkeypatch):
-    def full(self, values):
+@pytest.mark.parametrize("where, name", [
+    (RunFolder, "log"), (RunFolder, "save_sample"), (checkpoint, "save_file"), (checkpoint, "replace_folder"),
+    (checkpoints, "save_customization")])
+def test_a_full_disk_is_told_with_what_to_do_and_the_run_goes_on_later(make_run, monkeypatch, where, name):
+    def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunFolder, "log", full)
-    run = make_run()
-    with pytest.raises(DiskFull, match=f"disk of .* is full; free some space, then go on with .*resume {run.folder.id}"):
-        run.execute()
-    assert run.folder.status().state == "failed"
+    run = make_run(stage="1", sample_every=1)
+    with monkeypatch.context() as disk:
+        disk.setattr(where, name, full)
+        with pytest.raises(DiskFull, match=f"disk of .* is full; free some space, then go on with .*resume {run.folder.id}"):
+            run.execute()
+    assert run.folder.status().state == "failed" and not checkpoints.customizations().get("hat")
+    assert Run(run.config, run.folder, CPU).execute().card.name == "hat"
+    assert run.folder.status().state == "completed" and len(run.folder.metrics()) == 2
