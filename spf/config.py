@@ -127,6 +127,7 @@ class StageConfig(Schema):
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_weight_decay: float = Field(0.01, ge=0, le=10)
+    use_8bit_adam: bool = Field(False, description="AdamW's moments take a quarter of the memory; needs bitsandbytes.")
     max_grad_norm: float = Field(1.0, gt=0)
     gradient_accumulation_steps: int = Field(
         1, ge=1, le=1024, description="Batches per step and device: same gradient as a larger batch, less memory.")
@@ -168,6 +169,7 @@ class TrainConfig(Schema):
         "Training stops when the loss stays above its lowest running mean by this factor; 0 lets it go on."))
     mixed_precision: Literal["no", "bf16"] = "no"
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time per step.")
+    offload: bool = Field(False, description="What a stage does not use waits in main memory; previews take longer.")
     report_to: Literal["none", "tensorboard"] = Field("none", description="metrics.jsonl is written in any case.")
 
     @model_validator(mode="after")

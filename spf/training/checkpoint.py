@@ -96,7 +96,8 @@ class Checkpoint:
         states: dict[str, dict[str, Tensor]] = {}
         for key, value in load_file(self.path / OPTIMIZER).items():
             entry, _, name = key.partition(":")
-            states.setdefault(name, {})[entry] = value
+            is_plain = value.ndim == 0 and value.dtype == torch.int64  # a count of steps that is no tensor
+            states.setdefault(name, {})[entry] = value.item() if is_plain else value
         if not states and self.position.stage_step == 0:
             return  # it has no moments before its first step
         if states.keys() != parameters.keys():
@@ -242,7 +243,7 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The optimizer's state as one flat mapping, 'exp_avg:<parameter>' and the like."""
-    return {f"{entry}:{name}": value for name, parameter in parameters.items()
+    return {f"{entry}:{name}": torch.as_tensor(value) for name, parameter in parameters.items()
             for entry, value in optimizer.state[parameter].items()}
 
 

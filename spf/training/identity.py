@@ -19,7 +19,7 @@ STAGES = ("stage1", "stage2")
 SMALLEST_SPLIT = 8  # fewer pictures are all trained on
 # How often something is written or looked at, and what a run is called: none of it changes what is learned.
 _FREE = {"name", "data", "sample_every", "log_every", "checkpoint_every", "checkpoints_kept", "validate_every",
-         "early_stop_patience", "divergence_factor", "report_to", "gradient_checkpointing", "cache_gb"}
+         "early_stop_patience", "divergence_factor", "report_to", "gradient_checkpointing", "offload", "cache_gb"}
 
 
 def identity(config: TrainConfig, preset: ModelPreset, records: Sequence[Record], processes: int) -> dict[str, Any]:
@@ -28,6 +28,8 @@ def identity(config: TrainConfig, preset: ModelPreset, records: Sequence[Record]
     for name in STAGES:
         stage: StageConfig = getattr(config, name)
         values[name] = {"trainable": stage.trainable, "global_batch": global_batch(stage, processes)}
+        if stage.use_8bit_adam:  # its moments are no others'
+            values[name]["use_8bit_adam"] = True
     return _flat(values) | {
         "model_sha256": checkpoints.denoiser_hash(preset), "resolution": preset.resolution, "data_sha256": data_sha256(records)}
 

@@ -22,6 +22,7 @@ from spf.training.checkpoint import Best, Checkpoint
 from spf.training.devices import accelerator_for, from_first
 from spf.training.draws import Draws
 from spf.training.ledger import DivergenceGuard, Ledger
+from spf.training.optimizer import optimizer_for
 from spf.training.stages import Stage
 
 Request = Literal["cancel", "pause", "save", "sample"]
@@ -113,9 +114,7 @@ class _Training:
                  accelerator: Accelerator, learner: Learner, steps: int, resumed: Checkpoint | None):
         self.stage, self.examples, self.config, self.seed, self.watch = stage, examples, config, seed, watch
         self.accelerator, self.learner, self.steps = accelerator, learner, steps
-        self.optimizer = torch.optim.AdamW(
-            learner.parameters.values(), lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay, fused=True)
+        self.optimizer = optimizer_for(learner.parameters.values(), config)
         self.forward = accelerator.prepare(_Forward(stage, learner))
         self.ledger = Ledger(
             stage.name, watch.first_step, watch.on_log, DivergenceGuard(watch.divergence_factor), accelerator)

@@ -27,6 +27,8 @@ from spf.training.checkpoint import Checkpoint, Position
 from spf.training.devices import accelerator_for, process_count, process_rank
 from spf.training.examples import cache_for, prepare
 from spf.training.loop import Ended, StageState, Watch, global_batch, steps_of, train_stage
+from spf.training.offload import offloaded, unused
+from spf.training.optimizer import require_optimizer
 from spf.training.preview import Preview
 from spf.training.reports import reporter, require_reporter
 from spf.training.run_folder import RunFolder, RunStatus
@@ -125,6 +127,8 @@ class Run:
     def _train(self) -> Customization:
         self._write_status()
         require_reporter(self.config.report_to)
+        for stage in self.config.trained_stages():
+            require_optimizer(stage)
         records = read_training_set(self.config)
         identity.require_held_out(self.config, len(records))
         self.config, resumed = resumable(self.config, self.folder, records)
@@ -141,7 +145,7 @@ class Run:
         preview = Preview(self.folder, reference, response, clip, preset, records[0], self.config)
         stages = self.make_stages(self.config, reference, response, clip)
         self._identity = identity.identity(self.config, preset, records, self.accelerator.num_processes)
-        self._run_stages(stages, reference, examples, preview, resumed)
+        self._run_stages(stages, reference, clip, examples, preview, resumed)
         return self._written(preset, records, reference, response)
 
     def _response(self, reference: Backbone, preset: ModelPreset, resumed: Checkpoint | None) -> Backbone:
@@ -155,7 +159,7 @@ class Run:
             response.denoiser.enable_gradient_checkpointing()
         return response
 
-    def _run_stages(self, stages: Stages, reference: Backbone, examples: Examples, preview: Preview,
+    def _run_stages(self, stages: Stages, reference: Backbone, clip: Clip, examples: Examples, preview: Preview,
                     resumed: Checkpoint | None) -> None:
         config, processes = self.config, self.accelerator.num_processes
         shown, held_out = identity.split(len(examples), config.validation_split, config.seed)
@@ -168,8 +172,9 @@ class Run:
         first = names.index(resumed.position.stage) if resumed else 0
         for index, (stage, stage_config) in list(enumerate(stages))[first:]:
             watch = self._watch(sum(lengths[:index]), validation, preview, reference, stage_config)
-            self._ended[stage.name] = train_stage(stage, training, stage_config, config.seed, watch, self.accelerator,
-                                                  resumed if index == first else None)
+            with offloaded(unused(stage, reference, clip) if config.offload else (), self.device):
+                self._ended[stage.name] = train_stage(stage, training, stage_config, config.seed, watch, self.accelerator,
+                                                      resumed if index == first else None)
 
     def _begin(self, total_steps: int, resumed: Checkpoint | None) -> None:
         self._begun, self._first = time.monotonic(), resumed.position.step if resumed else 0
