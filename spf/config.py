@@ -145,8 +145,9 @@ class TrainConfig(Schema):
     cache_gb: float = Field(8.0, ge=0, le=10_000, description="Disk that encoded pictures and texts may take; 0 keeps none.")
     name: Name = Field(description="Name of the customization that the run writes.")
     stage: Literal["both", "1", "2"] = "both"
-    initial_customization: Name | None = Field(
-        None, description="What the run starts from, with either stage; the original model stays the reference.")
+    initial_customization: str | None = Field(
+        None, max_length=600, description=("What the run starts from, with either stage: a customization, or several with "
+                                           "weights ('winter-hat:0.7+neon:0.5'); the original model stays the reference."))
     stage1: StageConfig
     stage2: StageConfig
     method: MethodConfig = MethodConfig()
@@ -171,6 +172,11 @@ class TrainConfig(Schema):
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time per step.")
     offload: bool = Field(False, description="What a stage does not use waits in main memory; previews take longer.")
     report_to: Literal["none", "tensorboard"] = Field("none", description="metrics.jsonl is written in any case.")
+
+    @field_validator("initial_customization")
+    @classmethod
+    def _initial_customization(cls, value: str | None) -> str | None:
+        return None if value is None else mix_text(mix_weights(value))
 
     @model_validator(mode="after")
     def _recipe_fits(self) -> TrainConfig:

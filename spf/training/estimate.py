@@ -58,7 +58,7 @@ def estimate(config: TrainConfig, device: torch.device, make_stages: MakeStages 
     clip = Clip.load(preset.clip).to(device)
     response = reference.fork(own_tensors(config, preset, reference, None))
     if config.initial_customization:
-        checkpoints.apply(response, initial_tensors(config, preset))
+        checkpoints.apply(response, initial_tensors(config, preset, reference))
     if config.gradient_checkpointing:
         response.denoiser.enable_gradient_checkpointing()
     few = records[:max(config.stage1.train_batch_size, config.stage2.train_batch_size)]

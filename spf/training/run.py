@@ -54,15 +54,17 @@ def own_tensors(config: TrainConfig, preset: ModelPreset, reference: Backbone, r
     """Names of the denoiser's tensors that the run may change; all others are in memory once, for both paths."""
     names = set(resumed.weight_names()) if resumed else set()
     if config.initial_customization:
-        names |= initial_tensors(config, preset).keys()
+        names |= initial_tensors(config, preset, reference).keys()
     for stage in config.trained_stages():
         names |= changed_names(reference, stage)
     return names
 
 
-def initial_tensors(config: TrainConfig, preset: ModelPreset) -> dict[str, torch.Tensor]:
-    """What the run starts from. Raises CustomizationError."""
-    return checkpoints.customization(config.initial_customization, preset).tensors()
+def initial_tensors(config: TrainConfig, preset: ModelPreset, reference: Backbone) -> dict[str, torch.Tensor]:
+    """What the run starts from: one customization, or a mix. Raises CustomizationError."""
+    weights = cfg.mix_weights(config.initial_customization)
+    parts = [(checkpoints.customization(name, preset), weight) for name, weight in weights.items()]
+    return checkpoints.mixed(reference, parts)
 
 
 def resumable(config: TrainConfig, folder: RunFolder, records: list[Record]) -> tuple[TrainConfig, Checkpoint | None]:
@@ -154,7 +156,7 @@ class Run:
         if resumed is not None:  # what an earlier stage added must be there before its tensors come
             install_for(response.denoiser, resumed.weight_names())
         if self.config.initial_customization and resumed is None:
-            checkpoints.apply(response, initial_tensors(self.config, preset))
+            checkpoints.apply(response, initial_tensors(self.config, preset, reference))
         if self.config.gradient_checkpointing:
             response.denoiser.enable_gradient_checkpointing()
         return response

@@ -104,6 +104,23 @@ def test_both_paths_share_what_the_run_does_not_train(make_run, monkeypatch, fir
     assert bool(reference & response) == shares and reference - response
 
 
+def test_a_run_may_start_from_a_mix(make_run, tiny, monkeypatch):
+    for name, seed in (("one", 1), ("two", 2)):
+        make_run(name=name, stage="1", seed=seed).execute()
+    begun = []
+    train = run_module.train_stage
+    monkeypatch.setattr(run_module, "train_stage", lambda stage, *rest: begun.append(
+        {name: value.clone() for name, value in stage.response.denoiser.state_dict().items()}) or train(stage, *rest))
+    run = make_run(name="both", stage="2", initial_customization="one:0.7+two:0.50")
+    assert run.config.initial_customization == "one:0.7+two:0.5"
+    run.execute()
+    reference = checkpoints.load_backbone(tiny)
+    mix = checkpoints.mixed(reference, [(checkpoints.customization(name, tiny), w) for name, w in (("one", 0.7), ("two", 0.5))])
+    assert mix and all(torch.equal(begun[0][name], value) for name, value in mix.items())
+    with pytest.raises(InvalidInput, match="initial_customization.*no weight"):
+        make_run(initial_customization="one:much")
+
+
 def test_stage_1_alone_logs_no_alignment(make_run):
     run = make_run(stage="1")
     assert run.execute().card.summary["stage2_steps"] == 0
