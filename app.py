@@ -88,11 +88,12 @@ class LateService:
     def _made(self) -> Any:
         with self._lock:
             if self._service is None:
+                from spf.baselines.registry import GUIDES
                 from spf.generation.service import GenerationService
                 from spf.jobs.beside import require_room
 
                 _check_device(self._device)
-                self._service = GenerationService(self._device, admit=require_room)
+                self._service = GenerationService(self._device, GUIDES, require_room)
             return self._service
 
     def load(self, model: str) -> Any:

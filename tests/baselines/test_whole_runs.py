@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from app import LateService
 from spf import config
 from spf.backbones import checkpoints
 from spf.baselines.registry import GUIDES, VARIANTS, training_stages
@@ -58,6 +59,14 @@ def test_a_variant_of_stage_2_writes_what_generation_uses(train, tiny, variant, 
     plain, customized = (service.generate(ask(customization=name)) for name in (None, "hat"))
     assert customized.original.tobytes() == plain.original.tobytes()
     assert customized.customized.tobytes() != plain.customized.tobytes()
+
+
+def test_the_page_and_its_api_draw_with_the_guides_of_the_command_line(tiny, monkeypatch):
+    monkeypatch.setattr("spf.baselines.magnet.nouns", lambda: ("hat", "cap", "hair"))
+    request = ask(guide={"name": "magnet"})
+    page, command_line = LateService("cpu").generate(request), GenerationService(CPU, GUIDES).generate(request)
+    assert page.customized.tobytes() == command_line.customized.tobytes()
+    assert page.customized.tobytes() != GenerationService(CPU).generate(ask()).customized.tobytes()
 
 
 @pytest.mark.parametrize("name", GUIDES)
