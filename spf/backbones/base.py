@@ -129,8 +129,12 @@ class Backbone(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents -> (B, 3, H, W), with gradient to the latents; unclamped."""
 
-    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
-        """A fresh deterministic sampler; None is the model's own. Raises InvalidInput if it does not fit the family."""
+    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None,
+                latent_size: tuple[int, int] | None = None) -> Sampler:
+        """A fresh deterministic sampler; None is the model's own. Raises InvalidInput if it does not fit the family.
+
+        Some schedules depend on the latents' (h, w); None means those of the model's training.
+        """
 
     def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a picture, square if no width is given.

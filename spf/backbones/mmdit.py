@@ -17,7 +17,7 @@ from spf.backbones.autoencoder import Autoencoder
 from spf.backbones.base import LayerFeatures, Sampler, TextFeatures
 from spf.backbones.capture import capture, latent_grid
 from spf.backbones.latent import LatentDiffusion
-from spf.backbones.samplers import FLOW_SAMPLERS, sampler_class
+from spf.backbones.samplers import FLOW_SAMPLERS, dynamic_shift, sampler_class
 from spf.backbones.tokens import Reader, fit, memberships, tokenize
 from spf.config import Scheduler
 from spf.method.attention import AttentionLayer, split_heads
@@ -69,9 +69,13 @@ class MMDiTBackbone(LatentDiffusion):
         size = autoencoder.latent_size(self.vae, height, width or height, config.patch_size, limit)
         return config.in_channels, *size
 
-    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
+    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None,
+                latent_size: tuple[int, int] | None = None) -> Sampler:
         made = sampler_class(FLOW_SAMPLERS, scheduler or self.default_scheduler).from_config(self.scheduler.config)
-        made.set_timesteps(num_inference_steps, device=self.device)
+        h, w = latent_size or (self.denoiser.config.sample_size,) * 2
+        positions = (h // self.denoiser.config.patch_size) * (w // self.denoiser.config.patch_size)
+        shift = {"mu": dynamic_shift(made.config, positions)} if made.config.use_dynamic_shifting else {}
+        made.set_timesteps(num_inference_steps, device=self.device, **shift)
         return made
 
     def fork(self, own: Collection[str] | None = None) -> MMDiTBackbone:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -37,6 +40,12 @@ class FlowEuler(FlowMatchEulerDiscreteScheduler):
     """Euler's method on the straight paths of a flow."""
 
     init_noise_sigma = 1.0
+
+
+def dynamic_shift(config: Mapping[str, Any], positions: int) -> float:
+    """mu of a schedule that depends on the size of the picture: linear in its positions, as StableDiffusion3Pipeline has it."""
+    slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
+    return config["base_shift"] + slope * (positions - config["base_image_seq_len"])
 
 
 UNET_SAMPLERS = {

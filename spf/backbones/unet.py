@@ -58,7 +58,8 @@ class UNetBackbone(LatentDiffusion):
     def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
         return self.denoiser.config.in_channels, *autoencoder.latent_size(self.vae, height, width or height)
 
-    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None) -> Sampler:
+    def sampler(self, num_inference_steps: int, scheduler: Scheduler | None = None,
+                latent_size: tuple[int, int] | None = None) -> Sampler:
         made = sampler_class(UNET_SAMPLERS, scheduler or self.default_scheduler).from_config(self.scheduler.config)
         made.set_timesteps(num_inference_steps, device=self.device)
         return made

@@ -57,7 +57,7 @@ def sample_guided(backbone: Backbone, prompts: Sequence[Prompt], seeds: Sequence
 def _denoise(backbone: Backbone, text: TextFeatures, noise: Tensor, how: Sampling, guide: Guide) -> Tensor:
     """`text` (2B prompts): first those to guide away from, then those of the pictures; noise (B, C, h, w)."""
     x_t = noise.to(text.embeddings)
-    sampler = backbone.sampler(how.num_inference_steps)
+    sampler = backbone.sampler(how.num_inference_steps, latent_size=tuple(noise.shape[-2:]))
     for step, t in enumerate(sampler.timesteps):
         x_t = guide.latents(backbone, step, t, x_t, text)
         unconditional, conditional = backbone.predict(torch.cat([x_t, x_t]), t.expand(2 * len(x_t)), text).chunk(2)

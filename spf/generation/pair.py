@@ -58,12 +58,12 @@ class Pair:
         self.base = reference.encode_prompts([negative, first_targets(self.prompt, 0)])
         self.gamma = self._gamma()  # (1, P)
         self.full = self.guide.text(response, self.full)
-        # each path has its own: some samplers count the steps they were asked for
-        self.reference_sampler, self.sampler = (
-            reference.sampler(request.num_inference_steps, request.scheduler) for _ in range(2))
         self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
         generator = torch.Generator().manual_seed(request.seed)  # on the CPU: a seed means the same on every device
         shape = reference.latent_shape(request.height or resolution, request.width or resolution)
+        # each path has its own: some samplers count the steps they were asked for
+        self.reference_sampler, self.sampler = (
+            reference.sampler(request.num_inference_steps, request.scheduler, shape[1:]) for _ in range(2))
         self.noise = torch.randn(1, *shape, generator=generator).to(self.gamma.device) * self.sampler.init_noise_sigma
         self.seconds = {"original": 0.0, "customized": 0.0, "maps": 0.0}
 

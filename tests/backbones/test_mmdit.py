@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.models.attention_processor import Attention
 
 from spf.backbones.base import TextFeatures
@@ -67,10 +67,12 @@ def test_the_length_of_the_t5_part_is_that_of_its_tokenizer_up_to_256(backbone):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("height, width", [(32, 32), (48, 32)])
-def test_a_sampling_run_is_the_pipelines_picture(any_t5, height, width):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_sampling_run_is_the_pipelines_picture(any_t5, height, width, dynamic):
+    any_t5 = dataclasses.replace(any_t5, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic))
     noise = torch.randn(1, 4, height // 4, width // 4, generator=torch.Generator().manual_seed(1))
     text = any_t5.encode_prompts([join_prompt("", ()), PROMPT])
-    x_t, sampler = noise, any_t5.sampler(5)
+    x_t, sampler = noise, any_t5.sampler(5, latent_size=tuple(noise.shape[-2:]))
     for t in sampler.timesteps:
         unconditional, conditional = any_t5.predict(torch.cat([x_t] * 2), t.expand(2), text).chunk(2)
         x_t = sampler.step(unconditional + 4.0 * (conditional - unconditional), t, x_t).prev_sample
