@@ -70,7 +70,8 @@ def preview(page: Page, seed: int) -> float:
     before = picture.get_attribute("src")
     started = time.perf_counter()
     page.locator("#spf-generate").click()
-    page.wait_for_function("before => document.querySelector('[data-pane=\"customized\"]').src !== before", arg=before)
+    page.wait_for_function("""before => document.querySelector('[data-pane="customized"]').getAttribute('src') !== before""",
+                           arg=before)
     seconds = time.perf_counter() - started
     _drawn(page)
     return seconds

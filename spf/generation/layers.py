@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
-from spf.method.attention import AttentionLayer, encoder_phrase_maps
+from spf.method.attention import AttentionLayer, mean_over_layers, minmax, phrase_attention
 
 PARTS = ("first layers", "middle layers", "last layers")
 
@@ -23,5 +24,13 @@ def groups(layers: Sequence[AttentionLayer]) -> dict[str, list[int]]:
 
 
 def phrase_maps_by_group(layers: Sequence[AttentionLayer], weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Eq. 6 / Eq. 17 with the layers of one group at a time. weights (1, T, E, P) -> (G, P, *size), each map in [0, 1]."""
-    return torch.cat([encoder_phrase_maps([layers[index] for index in part], weights, size) for part in groups(layers).values()])
+    """Eq. 6 / Eq. 17 with all layers, then with those of one group at a time; each layer is read once.
+
+    weights (1, T, E, P) -> (1 + G, P, *size), each map in [0, 1].
+    """
+    columns = rearrange(weights, "b t e p -> b t (e p)")
+    read = [(phrase_attention(layer.query, layer.text_key, columns, layer.image_key, layer.scale), layer.grid)
+            for layer in layers]
+    maps = torch.cat([mean_over_layers([read[index] for index in part], size)
+                      for part in (range(len(layers)), *groups(layers).values())])  # (1 + G, E P, H, W)
+    return reduce(minmax(maps), "g (e p) h w -> g p h w", "mean", e=weights.shape[2])

@@ -23,7 +23,7 @@ from spf.generation.guide import Guide
 from spf.generation.layers import groups, phrase_maps_by_group
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.method import control_map
-from spf.method.attention import AttentionLayer, encoder_phrase_maps
+from spf.method.attention import AttentionLayer
 from spf.method.emphasis import weighted_prompt
 from spf.method.phrases import Prompt, first_targets
 from spf.metrics.pixels import mean_absolute_difference, resized_map
@@ -132,12 +132,13 @@ class Pair:
             normalize=method.phrase_normalization, layers_used=method.map_layers, reduce=method.phrase_reduce)
         size, targets = tuple(m.shape[-2:]), self.full.target_weights[1:]
         base = self.base.phrase_weights[1:, ..., :len(self.prompt.phrases)]
-        by_group = torch.cat([  # (G, P + K + P, H, W)
-            phrase_maps_by_group(layers, torch.cat([self.phrase_weights, targets], dim=-1), size),
-            phrase_maps_by_group(reference_layers, base, size)], dim=1)
-        both = encoder_phrase_maps(layers, targets, size), encoder_phrase_maps(reference_layers, base, size)
-        maps = (value[0].float().cpu().numpy() for value in (m, m_hat, attention, *both))
-        return StepMaps(step, int(t), *maps, tuple(groups(layers)), by_group.float().cpu().numpy())
+        count = base.shape[-1]
+        both = torch.cat([phrase_maps_by_group(layers, torch.cat([self.phrase_weights, targets], dim=-1), size),
+                          phrase_maps_by_group(reference_layers, base, size)], dim=1)  # (1 + G, P + K + P, H, W)
+        every = both[0]
+        maps = (m[0], m_hat[0], attention[0], every[count:len(every) - count], every[len(every) - count:])
+        return StepMaps(step, int(t), *(value.float().cpu().numpy() for value in maps), tuple(groups(layers)),
+                        both[1:].float().cpu().numpy())
 
     def _negative(self) -> Prompt:
         """The negative prompt. Raises InvalidInput naming it if it does not fit the encoder."""
