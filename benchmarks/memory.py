@@ -75,8 +75,7 @@ def measure(model: str, batch: int, option: plan.Option) -> int:
     response = reference.fork()
     trained = [parameter.requires_grad_(True) for _, parameter in response.trainable_parameters(option.trainable)]
     if option.gradient_checkpointing:
-        response.denoiser.enable_gradient_checkpointing()
-        response.denoiser.train()
+        response.enable_gradient_checkpointing()
     examples = plan.examples(response, clip, batch, preset.resolution)
     empty = examples.base[[0]]
     stage = (FineTuneStage(response, empty) if option.stage == 1 else

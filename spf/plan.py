@@ -95,14 +95,21 @@ def _peaks(preset: ModelPreset, option: Option, batch: int, side: int) -> dict[s
 
 
 def predict(preset: ModelPreset, option: Option, batch: int, side: int) -> dict[str, float]:
-    """Bytes: all weights in memory, Adam's moments, the step's own peak, and those weights that could be elsewhere."""
+    """Bytes: all weights in memory, Adam's moments, the step's own peak, and those weights that 'offload' puts elsewhere.
+
+    A first stage that trains only cross-attention shares the rest of the denoiser with the reference.
+    """
     counts, width = parameter_counts(preset), DTYPES[preset.dtype].itemsize
     denoiser = DENOISER[preset.family]
     encoders = sum(count for name, count in counts.items() if name.startswith("text_encoder"))
-    unused = width * encoders + (width * counts["vae"] + 4 * counts["clip"] if option.stage == 1 else 0)
-    weights = width * (2 * counts[denoiser] + encoders + counts["vae"]) + 4 * counts["clip"]  # reference and response
     with fake_step(preset, option, batch, side) as (run, trained):
         step = run()
+    shares = option.stage == 1 and option.trainable == "cross"
+    response = trained if shares else counts[denoiser]
+    unused = width * encoders
+    if option.stage == 1:
+        unused += width * (counts["vae"] + (0 if shares else counts[denoiser])) + 4 * counts["clip"]
+    weights = width * (counts[denoiser] + response + encoders + counts["vae"]) + 4 * counts["clip"]
     return {"weights": weights, "adam": _ADAM_MOMENTS * width * trained, "step": step, "idle": unused}
 
 
@@ -173,8 +180,7 @@ def fake_step(preset: ModelPreset, option: Option, batch: int, side: int):
         for _, parameter in response.trainable_parameters(option.trainable):
             parameter.requires_grad_(True)
         if option.gradient_checkpointing:
-            response.denoiser.enable_gradient_checkpointing()
-            response.denoiser.train()
+            response.enable_gradient_checkpointing()
         batch_of = examples(response, clip, batch, side)
         empty = batch_of.base[[0]]
         stage: Stage = (FineTuneStage(response, empty) if option.stage == 1 else

@@ -124,6 +124,20 @@ def test_every_option_saves_what_it_promises(family, tiny, monkeypatch):
     assert "8-bit Adam" in text and text.count("\n") == len(report["options"]) + 4
 
 
+@pytest.mark.parametrize("family", ["unet", "mmdit"])
+def test_what_waits_elsewhere_and_what_is_shared_is_counted_by_the_byte(family, tiny):
+    counts = plan.parameter_counts(tiny)
+    denoiser = next(counts.pop(name) for name in ("unet", "transformer") if name in counts)
+    encoders = sum(count for name, count in counts.items() if name.startswith("text_encoder"))
+    full, cross, second = (plan.predict(tiny, plan.Option(stage, trainable), 1, 64)
+                           for stage, trainable in ((1, "full"), (1, "cross"), (2, "cross")))
+    trained = cross["adam"] / 8
+    assert full["weights"] == second["weights"] == 4 * (2 * denoiser + sum(counts.values()))
+    assert cross["weights"] == 4 * (denoiser + trained + sum(counts.values())), "one backbone for both paths"
+    assert full["idle"] == 4 * (denoiser + sum(counts.values())), "the reference waits too"
+    assert cross["idle"] == 4 * sum(counts.values()) and second["idle"] == 4 * encoders
+
+
 def test_more_pictures_and_no_checkpointing_hold_more(tiny):
     base = plan.Option(1, "full")
     small, large = (plan.predict(tiny, base, batch, 64)["step"] for batch in (2, 8))

@@ -148,5 +148,8 @@ class Backbone(Protocol):
     def networks(self) -> dict[str, nn.Module]:
         """Denoiser, autoencoder and text encoders by name."""
 
+    def enable_gradient_checkpointing(self) -> None:
+        """From now on activations of denoiser and autoencoder are computed twice instead of kept; the values stay."""
+
     def fork(self, own: Collection[str] | None = None) -> Backbone:
         """The same model with its own copy of the denoiser, or of those of its tensors that are named; the rest is shared."""

@@ -27,6 +27,11 @@ class LatentDiffusion:
         """Every network by its field's name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
+    def enable_gradient_checkpointing(self) -> None:
+        """From now on activations of denoiser and autoencoder are computed twice instead of kept; the values stay."""
+        self.denoiser.enable_gradient_checkpointing()
+        self.vae.enable_gradient_checkpointing()
+
     def _own_denoiser(self, own: Collection[str] | None) -> nn.Module:
         """A copy that shares every tensor not named in `own`; None copies all."""
         tensors = chain(self.denoiser.named_parameters(), self.denoiser.named_buffers())

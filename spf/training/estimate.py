@@ -60,7 +60,7 @@ def estimate(config: TrainConfig, device: torch.device, make_stages: MakeStages 
     if config.initial_customization:
         checkpoints.apply(response, initial_tensors(config, preset, reference))
     if config.gradient_checkpointing:
-        response.denoiser.enable_gradient_checkpointing()
+        response.enable_gradient_checkpointing()
     few = records[:max(config.stage1.train_batch_size, config.stage2.train_batch_size)]
     started = time.perf_counter()
     examples = prepare(few, reference, clip, preset.resolution, config.method, crop=config.crop)

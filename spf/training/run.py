@@ -158,7 +158,7 @@ class Run:
         if self.config.initial_customization and resumed is None:
             checkpoints.apply(response, initial_tensors(self.config, preset, reference))
         if self.config.gradient_checkpointing:
-            response.denoiser.enable_gradient_checkpointing()
+            response.enable_gradient_checkpointing()
         return response
 
     def _run_stages(self, stages: Stages, reference: Backbone, clip: Clip, examples: Examples, preview: Preview,

@@ -146,6 +146,20 @@ def test_enhancement_counts_only_where_one_step_sees_the_picture(forward, backbo
 
 
 @both_families
+def test_computing_activations_twice_changes_no_loss_and_no_gradient(forward, response):
+    parameters = set_trainable(response, "cross")
+
+    def losses_and_gradients():
+        losses = forward()[0]
+        return losses, torch.autograd.grad(total_loss(losses), parameters, allow_unused=True)
+
+    plain = losses_and_gradients()
+    response.enable_gradient_checkpointing()
+    assert response.vae.decoder.gradient_checkpointing and response.denoiser.is_gradient_checkpointing
+    torch.testing.assert_close(losses_and_gradients(), plain, rtol=0, atol=0)
+
+
+@both_families
 @pytest.mark.parametrize("which", ["cross", "full"])
 def test_gradient_reaches_the_response_path_and_nothing_else(forward, backbone, response, clip, which):
     frozen = (backbone.denoiser, backbone.text_encoder, backbone.vae, clip.model)
