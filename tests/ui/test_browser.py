@@ -314,6 +314,7 @@ def test_a_refusal_stands_beside_its_field_until_that_is_changed(page, service):
     field(page, "seed").fill("7")
     expect(problem).to_have_count(0)
     page.locator("#spf-more button").first.click()
+    page.wait_for_timeout(500)  # what is typed in the instant in which the fields are first made is lost; no hand is so fast
     field(page, "steps").fill("0")
     page.locator("#spf-more button").first.click()
     page.locator("#spf-generate").click()
