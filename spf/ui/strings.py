@@ -318,7 +318,8 @@ LIBRARY_FACTS = {
     "recipe": "Method", "pictures": "Pictures", "validation_pictures": "Held out", "run": "Run", "seconds": "Seconds",
     "processes": "Processes", "stage1_steps": "Stage 1 steps", "stage1_batch_per_device": "Stage 1 batch per device",
     "stage1_global_batch": "Stage 1 batch", "stage2_steps": "Stage 2 steps",
-    "stage2_batch_per_device": "Stage 2 batch per device", "stage2_global_batch": "Stage 2 batch"}
+    "stage2_kept_step": "Best step of stage 2", "stage2_batch_per_device": "Stage 2 batch per device",
+    "stage2_global_batch": "Stage 2 batch"}
 LIBRARY_MINE = "One of your own"
 LIBRARY_NEW_NAME = "New name"
 LIBRARY_RENAME = "Rename"

@@ -97,6 +97,12 @@ def field(page: Page, name: str):
     return page.locator(f"#spf-{name}").locator("input, textarea").first
 
 
+def open_more(page: Page) -> None:
+    """Its fields are made when it is first opened, and what is typed in that instant is lost; no hand is so fast."""
+    page.locator("#spf-more button").first.click()
+    page.wait_for_timeout(500)
+
+
 def tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
@@ -190,7 +196,7 @@ def test_bad_input_is_answered_in_words_and_the_form_is_kept(page, tmp_path):
     refused(page, "#spf-notice", "Target phrases: equals base_text")
 
     page.locator(".spf-chip-remove").last.click()
-    page.locator("#spf-more button").first.click()
+    open_more(page)
     for name, value, label in (("seed", "abc", "Seed: must be a number"), ("steps", "0", "Steps: "), (
             "guidance", "-3", "Guidance: "), ("map-steps", "", "Map steps: must be a number")):
         kept = field(page, name).input_value()
@@ -278,7 +284,7 @@ def test_five_steps_with_undo_branch_comparison_and_a_reload(page, service, serv
 
 def test_a_batch_is_a_grid_and_one_pair_is_gone_on_with(page, service):
     field(page, "pairs-count").fill("4")
-    page.locator("#spf-more button").first.click()
+    open_more(page)
     page.locator("#spf-scheduler input").click()
     page.get_by_role("option", name="Euler").click()
     generate(page, 1)
@@ -298,7 +304,7 @@ def test_a_dropped_picture_restores_the_form(page, spf_home):
     field(page, "seed").fill("99")
     page.locator(".spf-chip-remove").first.click()
     drawn(page, 2)
-    page.locator("#spf-more button").first.click()
+    open_more(page)
     page.locator("#spf-restore input[type=file]").set_input_files(saved)
     expect(page.locator("#spf-notice")).to_contain_text(strings.RESTORED)
     expect(field(page, "seed")).to_have_value("3")
@@ -313,8 +319,7 @@ def test_a_refusal_stands_beside_its_field_until_that_is_changed(page, service):
     expect(field(page, "seed")).to_have_attribute("aria-invalid", "true")
     field(page, "seed").fill("7")
     expect(problem).to_have_count(0)
-    page.locator("#spf-more button").first.click()
-    page.wait_for_timeout(500)  # what is typed in the instant in which the fields are first made is lost; no hand is so fast
+    open_more(page)
     field(page, "steps").fill("0")
     page.locator("#spf-more button").first.click()
     page.locator("#spf-generate").click()
@@ -386,7 +391,7 @@ def test_earlier_samples_and_stage_1_alone_can_be_looked_at(page):
 
 
 def test_settings_are_saved_used_and_deleted(page):
-    page.locator("#spf-more button").first.click()
+    open_more(page)
     field(page, "steps").fill("9")
     field(page, "preset-name").fill("fast")
     page.locator("#spf-preset-save").click()
@@ -520,7 +525,7 @@ NAMES_AND_CONTRAST = """() => {
 
 def test_every_view_has_names_and_contrast_in_both_themes(page):
     field(page, "pairs-count").fill("2")
-    page.locator("#spf-more button").first.click()
+    open_more(page)
     field(page, "steps").fill("0")
     page.locator("#spf-generate").click()
     expect(page.locator("#spf-steps .spf-field-problem")).to_be_visible()
