@@ -162,8 +162,9 @@ class Evaluation:
     def response(self, found: Customization | None) -> Backbone:
         if found is None:
             return self.reference
-        response = self.reference.fork()
-        checkpoints.apply(response, found.tensors())
+        tensors = found.tensors()
+        response = self.reference.fork(tensors)
+        checkpoints.apply(response, tensors)
         return response
 
     def _score(self, pairs: Pairs, full: bool) -> dict[str, Rows]:
