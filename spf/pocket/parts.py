@@ -72,7 +72,7 @@ class PartTraining(ABC):
             tqdm.write(json.dumps(curve.append(self.folder, part, samples, scores)))
 
     def record(self) -> dict:
-        """What was trained on which device for how long; a part's seconds are those of its training loop, the scoring at its checkpoints included."""
+        """What was trained on which device for how long; a part's seconds include the scoring at its checkpoints."""
         parts = {}
         for part in self.PARTS:
             progress, config = progress_of(self.folder, part), getattr(self.config, part)
