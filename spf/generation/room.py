@@ -22,8 +22,7 @@ _WIDTHS = ("block_out_channels", "decoder_block_out_channels")
 def needed_bytes(request: GenerationRequest, preset: ModelPreset, reference: Backbone | None) -> int:
     """Of tensors: weights that are not loaded (`reference` None: all), a customization's own denoiser, and one decoding.
 
-    What libraries take at first use comes on top: a first portrait of pocket needs 61 MB by this, and took 97 MB.
-    Raises ModelNotFound.
+    What libraries take at first use comes on top. Raises ModelNotFound.
     """
     width = DTYPES[preset.dtype].itemsize
     if reference is None:
