@@ -50,6 +50,7 @@ def measure(page: Page, repeat: int) -> dict[str, float]:
     """Seconds to the first preview of a warm model, and ratios of what whole pairs, swaps and pairs without maps take."""
     page.locator("#spf-live input").uncheck()
     page.locator("#spf-more > button").click()
+    page.wait_for_timeout(1000)  # its fields are made when it is first opened
     pair(page, 0)  # the model is loaded by then
     seconds: dict[str, list[float]] = {"preview": [], "pair": [], "swap": [], "no_maps": []}
     for turn in range(1, repeat + 1):
@@ -69,11 +70,12 @@ def preview(page: Page, seed: int) -> float:
     picture = page.locator('[data-pane="customized"]')
     before = picture.get_attribute("src")
     started = time.perf_counter()
+    steps = page.locator(".spf-step").count()
     page.locator("#spf-generate").click()
     page.wait_for_function("""before => document.querySelector('[data-pane="customized"]').getAttribute('src') !== before""",
                            arg=before)
     seconds = time.perf_counter() - started
-    _drawn(page)
+    _drawn(page, steps + 1)
     return seconds
 
 
@@ -81,12 +83,14 @@ def pair(page: Page, seed: int, change: Callable[[], object] = lambda: None) -> 
     """Seconds of one result, as the page tells them."""
     fill(page, "seed", seed)
     change()
+    steps = page.locator(".spf-step").count()
     page.locator("#spf-generate").click()
-    return _drawn(page)
+    return _drawn(page, steps + 1)
 
 
-def _drawn(page: Page) -> float:
-    page.locator("#spf-cancel:not([disabled])").wait_for()
+def _drawn(page: Page, steps: int) -> float:
+    """Wait for the result that makes `steps` in the timeline; a swap is faster than its Cancel button could be seen."""
+    page.locator(".spf-step").nth(steps - 1).wait_for()
     page.locator("#spf-generate:not([disabled])").wait_for()
     words = page.locator("#spf-status .spf-metrics").inner_text()
     return float(re.search(TOTAL, words)[1])
