@@ -25,10 +25,10 @@ class AttentionLayer:
     image_key: Tensor | None = None  # Shape: (B, H, N, D)
     scale: float | None = None  # None: 1 / sqrt(D)
 
-    def rows(self, first: int) -> "AttentionLayer":
-        """The samples from `first` on, for example the conditional half of a guided pass."""
-        image_key = None if self.image_key is None else self.image_key[first:]
-        return replace(self, query=self.query[first:], text_key=self.text_key[first:], image_key=image_key)
+    def rows(self, first: int, end: int | None = None) -> "AttentionLayer":
+        """The samples from `first` on, or up to `end`, for example the conditional half of a guided pass."""
+        image_key = None if self.image_key is None else self.image_key[first:end]
+        return replace(self, query=self.query[first:end], text_key=self.text_key[first:end], image_key=image_key)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

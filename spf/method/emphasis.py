@@ -1,4 +1,7 @@
-"""Prompt weights as users write them: (word:1.2), (word), [word]; and what they do to embeddings."""
+"""Prompt weights as users write them: (word:1.2), (word), [word]; and what they do to embeddings.
+
+An extension, for drawing only: the paper's prompts have no weights.
+"""
 
 import re
 from collections.abc import Iterable

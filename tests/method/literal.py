@@ -1,4 +1,5 @@
-"""Algorithm 1, stage 2, lines 20-43, written out with loops and single numbers; the yardstick of test_algorithm.py.
+"""Algorithm 1, stage 2, lines 20-43, written out with loops and single numbers; the yardstick of test_equations.py,
+test_algorithm.py and tests/training/test_stage2_literal.py.
 
 Deliberately shares nothing with spf.method: no SDPA, no interpolate, no pooling, no quantile, no batched call. A map
 is a list of rows of scalars, a phrase is a list of token indices, a batch is a loop. Slow and obvious.
@@ -6,6 +7,7 @@ is a list of rows of scalars, a phrase is a list of token indices, a batch is a 
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 Map = list[list[Tensor]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Layer:
     """One attention layer of both paths for ONE sample; matrices per head, in Eq. 3's letters."""
 
@@ -28,6 +30,11 @@ class Layer:
     V_ref: list[Tensor] | None = None
     V_res: list[Tensor] | None = None
     T_res: list[Tensor] | None = None  # MM-DiT: text keys of the joint softmax
+
+    @cached_property
+    def A_res(self) -> list[list[list[Tensor]]]:
+        """Per head A^j of Eq. 6, which every phrase reads."""
+        return [attention_image_to_text(self, head) for head in range(len(self.Q_res))]
 
 
 def softmax(row: list[Tensor]) -> list[Tensor]:
@@ -92,21 +99,28 @@ def attention_image_to_text(layer: Layer, head: int) -> list[list[Tensor]]:
     return [softmax(i + t)[len(i) :] for i, t in zip(image, text, strict=True)]
 
 
-def phrase_map(layers: list[Layer], tokens: list[int], H: int, W: int) -> Map:
-    """Lines 27-28: A_bar[i] = 1/L sum_j A^j[i], each layer upsampled on its own, then min-max."""
+def phrase_map(layers: list[Layer], tokens: list[int], H: int, W: int, normalize: str = "minmax") -> Map:
+    """Lines 27-28: A_bar[i] = 1/L sum_j A^j[i], each layer upsampled on its own, then min-max (reading D9)."""
     total = zero_map(H, W)
     for layer in layers:
-        heads = [attention_image_to_text(layer, head) for head in range(len(layer.Q_res))]
         grid = zero_map(layer.h, layer.w)
         for y in range(layer.h):
             for x in range(layer.w):
-                for A in heads:
+                for A in layer.A_res:
                     for token in tokens:
-                        grid[y][x] = grid[y][x] + A[y * layer.w + x][token] / (len(heads) * len(tokens))
+                        grid[y][x] = grid[y][x] + A[y * layer.w + x][token] / (len(layer.A_res) * len(tokens))
         total = each(lambda a, b: a + b, total, upsample(grid, H, W))
     mean = each(lambda a: a / len(layers), total)
     low, high = min(flatten(mean)), max(flatten(mean))
-    return each(lambda a: (a - low) / (high - low), mean)
+    if normalize == "none":
+        return mean
+    return each(lambda a: (a - low) / (high - low), mean) if high - low > 1e-4 * high else zero_map(H, W)
+
+
+def encoder_mean(layers: list[Layer], tokens_by_encoder: list[list[int]], H: int, W: int, normalize: str = "minmax") -> Map:
+    """Eq. 17: A_bar[i], the mean of the maps that each text encoder's tokens give."""
+    maps = [phrase_map(layers, tokens, H, W, normalize) for tokens in tokens_by_encoder]
+    return each(lambda *values: sum(values) / len(maps), *maps)
 
 
 def blur(m: Map) -> Map:
@@ -145,6 +159,8 @@ def soft_map(eps_ref: Tensor, eps_res: Tensor, norm: str) -> Map:
     m = blur(m)
     low = min(flatten(m))
     m = each(lambda a: a - low, m)
+    if max(flatten(m)).item() < 1e-4:  # rounding, not response
+        return zero_map(H, W)
     high = percentile(flatten(m), 0.99)
     return each(lambda a: clamp01(a / high), m)
 
@@ -161,8 +177,8 @@ def refined_map(M: Map, maps: list[Map], gamma: list[Tensor], phrase_reduce: str
     for y in range(H):
         for x in range(W):
             removed = [A[y][x] * (1 - g) for A, g in zip(maps, gamma, strict=True)]
-            amount = {"sum": sum(removed), "max": max(removed), "mean": sum(removed) / len(removed)}[phrase_reduce]
-            left[y][x] = clamp01(M[y][x] - amount)
+            amount = {"sum": sum(removed), "max": max(removed, default=0), "mean": sum(removed) / max(1, len(removed))}
+            left[y][x] = clamp01(M[y][x] - amount[phrase_reduce])
     peak = max(flatten(left))
     return each(lambda a: a / peak, left) if peak.item() > 0.05 else zero_map(H, W)
 
@@ -193,24 +209,34 @@ def norm_of(entries: list[Tensor], reduction: str) -> Tensor:
     return torch.sqrt(squares) if reduction == "l2norm" else squares / len(entries)
 
 
+def text_term(F_ref: list[Tensor], F_res: list[Tensor], base_tokens: list[int], reduction: str) -> Tensor:
+    """One layer's L_M-text of one sample, from the features of each head (T, d)."""
+    entries = [a - b for ref, res in zip(F_ref, F_res, strict=True) for n in base_tokens
+               for a, b in zip(ref[n], res[n], strict=True)]
+    return norm_of(entries, reduction) if entries else torch.zeros((), dtype=torch.float64)
+
+
+def fine_term(Q_ref: list[Tensor], Q_res: list[Tensor], w: list[Tensor], reduction: str) -> Tensor:
+    """One layer's L_M-fine of one sample, from the queries of each head (h w, d)."""
+    entries = [(a - b) * w[p] for ref, res in zip(Q_ref, Q_res, strict=True) for p in range(len(w))
+               for a, b in zip(ref[p], res[p], strict=True)]
+    return norm_of(entries, reduction)
+
+
 def alignment(layers: list[Layer], sfcm: Map, base_tokens: list[int], reduction: str) -> tuple[Tensor, Tensor]:
     """Lines 33-37: (L_M-text, L_M-fine) of one sample."""
     text_terms, fine_terms = [], []
     for layer in layers:
         w = [1 - m for m in pool(sfcm, layer.h, layer.w)]
-        text_entries, fine_entries = [], []
+        F_ref, F_res = [], []
         for head in range(len(layer.Q_ref)):
             Q_ref, Q_res = layer.Q_ref[head], layer.Q_res[head]
             I_ref, V_ref = (Q_ref, Q_ref) if layer.I_ref is None else (layer.I_ref[head], layer.V_ref[head])
             I_res, V_res = (Q_res, Q_res) if layer.I_res is None else (layer.I_res[head], layer.V_res[head])
-            F_ref = features(layer.K_ref[head], I_ref, V_ref, w)
-            F_res = features(layer.K_res[head], I_res, V_res, w)
-            for n in base_tokens:
-                text_entries += [a - b for a, b in zip(F_ref[n], F_res[n], strict=True)]
-            for p in range(layer.h * layer.w):
-                fine_entries += [(Q_ref[p, c] - Q_res[p, c]) * w[p] for c in range(Q_ref.shape[1])]
-        text_terms.append(norm_of(text_entries, reduction))
-        fine_terms.append(norm_of(fine_entries, reduction))
+            F_ref.append(features(layer.K_ref[head], I_ref, V_ref, w))
+            F_res.append(features(layer.K_res[head], I_res, V_res, w))
+        text_terms.append(text_term(F_ref, F_res, base_tokens, reduction))
+        fine_terms.append(fine_term(layer.Q_ref, layer.Q_res, w, reduction))
     layers_in_mean = len(layers) if reduction == "mean_mean" else 1
     return sum(text_terms) / layers_in_mean, sum(fine_terms) / layers_in_mean
 
@@ -220,8 +246,11 @@ def unit(v: Tensor) -> list[Tensor]:
     return [x / length for x in v]
 
 
+def bias(image: Tensor, text: Tensor) -> list[Tensor]:
+    """Line 40 for one sample, with reading D17."""
+    return [a - b for a, b in zip(unit(image), unit(text), strict=True)]
+
+
 def enhanced(image_hat: Tensor, image_0: Tensor, text: Tensor) -> Tensor:
     """Lines 40-41 for one sample."""
-    bias_hat = [a - b for a, b in zip(unit(image_hat), unit(text), strict=True)]
-    bias_0 = [a - b for a, b in zip(unit(image_0), unit(text), strict=True)]
-    return 1 - cosine(bias_hat, bias_0)
+    return 1 - cosine(bias(image_hat, text), bias(image_0, text))

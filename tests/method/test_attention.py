@@ -131,6 +131,30 @@ def test_rounding_in_a_constant_map_is_not_stretched():
     assert not minmax(maps).any()
 
 
+@pytest.mark.parametrize("peak", [1e-3, 1.0, 100.0])
+def test_a_map_that_varies_by_less_than_a_ten_thousandth_of_its_peak_says_nothing(peak):
+    for varies, says in ((0.9e-4, False), (1.1e-4, True)):
+        assert minmax(torch.tensor([[peak, peak * (1 - varies)]], dtype=torch.float64)).any() == says
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_rows_of_a_layer_are_its_samples(joint):
+    query, text_key = rand(3, 2, 6, 4), rand(3, 2, 5, 4, seed=1)
+    layer = AttentionLayer(query, text_key, (2, 3), rand(3, 2, 6, 4, seed=2) if joint else None, scale=0.7)
+    for first, end in ((1, None), (1, 2)):
+        part = layer.rows(first, end)
+        assert torch.equal(part.query, query[first:end]) and torch.equal(part.text_key, text_key[first:end])
+        assert torch.equal(part.image_key, layer.image_key[first:end]) if joint else part.image_key is None
+        assert (part.grid, part.scale) == (layer.grid, layer.scale)
+
+
+def test_a_layers_own_scale_is_used():
+    query, text_key, weights = rand(1, 2, 6, 4), rand(1, 2, 5, 4, seed=1), weights_for(5, [1, 2])
+    scaled = phrase_maps([AttentionLayer(query, text_key, (2, 3), scale=2.0)], weights, (2, 3), "none")
+    expected = (attention_map(query, text_key, scale=2.0).mean(1) @ weights).mT.reshape(1, 1, 2, 3)
+    torch.testing.assert_close(scaled, expected)
+
+
 def test_phrase_maps_find_the_pixel_that_attends_to_the_phrase():
     """Pixel i looks at token i: each phrase's map is 1 where it is looked at, 0 elsewhere, whatever its length."""
     query = 3 * torch.eye(4)[None, None]

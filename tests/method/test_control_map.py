@@ -85,6 +85,16 @@ def test_soft_map_of_equal_predictions_is_zero_not_nan(norm):
     assert moving.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("channels", [1, 4, 16])
+def test_a_range_of_a_ten_thousandth_parts_rounding_from_response(norm, channels):
+    """Of the mean over channels: a model with more of them does not respond earlier."""
+    for strength, answers in ((0.9e-4, False), (1.1e-4, True)):
+        response = torch.zeros(1, channels, 4, 4, dtype=torch.float64)
+        response[..., 2:] = strength
+        assert soft_map(torch.zeros_like(response), response, norm, blur=False).any() == answers
+
+
 def test_soft_map_survives_a_response_smaller_than_the_quantile():
     """One bright pixel in 64x64: the 99 % quantile is 0, and the pixel must still be the response."""
     response = torch.zeros(1, 4, 64, 64)
@@ -107,6 +117,13 @@ def test_phrase_relevance_by_hand():
     torch.testing.assert_close(gamma, torch.tensor([[1.0, 0.0, 0.0, math.sqrt(0.5), 0.0]]))
 
 
+def test_gamma_of_a_phrase_that_is_the_target_is_not_above_one():
+    """A cosine of equal vectors may round to 1.0000001, which would add to M instead of taking from it."""
+    target = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.nn.functional.cosine_similarity(target, target).max() > 1
+    assert phrase_relevance(target[:, None], target).max() == 1
+
+
 def test_refine_by_hand():
     """M - 0.5 A_1 - A_2 = [[0.8, 0.2], [0, -0.5 -> 0]], over its maximum 0.8."""
     m = torch.tensor([[[0.8, 0.6], [0.5, 1.0]]])
@@ -123,6 +140,16 @@ def test_refine_gives_up_below_the_floor():
     nothing = torch.zeros(2, 1, 1, 2)
     torch.testing.assert_close(refine(m, nothing, torch.zeros(2, 1)), torch.tensor([[[0.0, 0.0]], [[1.0, 0.5]]]))
     torch.testing.assert_close(refine(m, nothing, torch.zeros(2, 1), floor=0.01)[0], torch.tensor([[1.0, 0.0]]))
+    half = torch.tensor([[[0.5, 0.25]]])
+    assert not refine(half, nothing[:1], torch.zeros(1, 1), floor=0.5).any(), "a peak at the floor is no response"
+    empty = torch.zeros(1, 1, 2, requires_grad=True)
+    refine(empty, nothing[:1], torch.zeros(1, 1)).sum().backward()
+    assert not empty.grad.any(), "and not a number would be no gradient"
+
+
+def test_a_mean_over_phrases_that_are_all_padding_takes_nothing_away():
+    m = torch.tensor([[[0.5, 0.1]]])
+    assert torch.equal(exclude_phrases(m, torch.zeros(1, 2, 1, 2), torch.zeros(1, 2), "mean"), m)
 
 
 @given(seed=st.integers(0, 2**31), phrases=st.integers(0, 5), reduce=st.sampled_from(REDUCES))

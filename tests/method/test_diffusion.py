@@ -99,6 +99,52 @@ def test_flow_timesteps_are_shifted_logit_normal():
     assert noisier.mean() > plain.mean() + 0.1
 
 
+@pytest.mark.parametrize("shift, mean, std", [(1.0, 0.0, 1.0), (3.0, 0.5, 0.7)])
+def test_flow_timesteps_by_the_formula(shift, mean, std):
+    found = FlowObjective(shift, mean, std).sample_timesteps(50, torch.Generator().manual_seed(0))
+    for t, u in zip(found.tolist(), torch.randn(50, generator=torch.Generator().manual_seed(0)).tolist(), strict=True):
+        sigma = 1 / (1 + math.exp(-(mean + std * u)))
+        assert t == pytest.approx(1000 * shift * sigma / (1 + (shift - 1) * sigma), rel=1e-5)
+    assert FlowObjective() == FlowObjective(shift=3.0, logit_mean=0.0, logit_std=1.0, time_scale=1000.0)
+
+
+def test_a_timestep_between_two_indices_is_interpolated_in_its_noise_to_signal_ratio():
+    """What an Euler sampler of diffusers asks a U-Net for; the last index included."""
+    alphas = [0.9, 0.5, 0.1]
+    objective = EpsilonObjective(torch.tensor(alphas, dtype=torch.float64))
+    ratio = [math.sqrt((1 - alpha) / alpha) for alpha in alphas]
+    for t, expected in ((0.0, ratio[0]), (0.25, 0.75 * ratio[0] + 0.25 * ratio[1]), (1.0, ratio[1]),
+                        (1.5, (ratio[1] + ratio[2]) / 2), (2.0, ratio[2])):
+        a, b = objective.coefficients(torch.tensor([t], dtype=torch.float64))
+        assert (b / a).item() == pytest.approx(expected)
+        assert (a * a + b * b).item() == pytest.approx(1)
+    index = torch.arange(3)
+    for mine, theirs in zip(objective.coefficients(index.float()), objective.coefficients(index), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
+
+
+def test_interpolated_timesteps_agree_with_the_schedule_of_diffusers():
+    scheduler = pytest.importorskip("diffusers").EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace")
+    scheduler.set_timesteps(7)
+    assert any(t != t.round() for t in scheduler.timesteps)
+    objective = EpsilonObjective(scheduler.alphas_cumprod)
+    torch.testing.assert_close(objective.error_amplification(scheduler.timesteps), scheduler.sigmas[:-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("generator", [None, 0])
+def test_timesteps_are_drawn_where_the_generator_is_and_arrive_where_asked(objective, generator):
+    generator = None if generator is None else torch.Generator().manual_seed(generator)
+    assert objective.sample_timesteps(3, generator, "meta").device.type == "meta"
+    assert objective.sample_timesteps(3, generator).device.type == "cpu"
+
+
+def test_coefficients_of_half_precision_are_wide():
+    schedule = torch.tensor([0.9, 0.5], dtype=torch.float16)
+    assert {c.dtype for c in EpsilonObjective(schedule).coefficients(torch.tensor([0, 1]))} == {torch.float32}
+    assert {c.dtype for c in FlowObjective().coefficients(torch.tensor([250.0], dtype=torch.bfloat16))} == {torch.float32}
+
+
 def test_flow_timesteps_agree_with_the_schedule_of_diffusers():
     scheduler = pytest.importorskip("diffusers").FlowMatchEulerDiscreteScheduler(shift=3.0)
     a, sigma = FlowObjective(shift=3.0).coefficients(scheduler.timesteps)
@@ -131,6 +177,9 @@ def test_diffusion_loss_does_not_lose_small_errors_in_half_precision():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="zero terminal SNR"):
         EpsilonObjective(torch.tensor([0.9, 0.0]))
+    with pytest.raises(ValueError, match=r"\(0, 1\]"):
+        EpsilonObjective(torch.tensor([1.5, 0.9]))
+    EpsilonObjective(torch.tensor([1.0, 0.9]))  # a first step without noise
     with pytest.raises(ValueError, match="float tensor"):
         EpsilonObjective(torch.tensor([[0.9]]))
     with pytest.raises(ValueError, match="shift must be positive"):

@@ -90,6 +90,15 @@ def test_emphasis_scales_tokens_and_keeps_the_mean_magnitude():
     assert torch.isfinite(emphasise(embeddings, torch.zeros(2, 5))).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_emphasis_keeps_the_type_of_the_embeddings(dtype):
+    embeddings = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([[1.0, 1.5, 1.0, 0.5]])
+    found = emphasise(embeddings.to(dtype), weights)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), emphasise(embeddings, weights), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("text", [
     "a (red hat:1.3) here", "((red:1.2) hat:1.5)", "(red (hat:0.5):1.5)", r"a \(man\), (b:2)", "(a:1.2)(b:1.3)", "plain", ""])
 def test_weights_are_written_as_they_are_read(text):

@@ -169,6 +169,21 @@ def test_cosines_of_zero_vectors_have_finite_values_and_gradients(zero, dtype):
     assert text.grad.isfinite().all()
 
 
+def test_the_gradient_of_a_zero_vector_is_bounded():
+    """An embedding of zeros must not throw the optimizer: its gradient is that of a vector a millionth long, not of eps."""
+    image, text = torch.zeros(1, 4, requires_grad=True), torch.tensor([[1.0, 2.0, 2.0, 0.0]])
+    for loss in (clip_loss(image, text), representation_bias(image, text).sum()):
+        gradient, = torch.autograd.grad(loss, image)
+        assert 1e5 < gradient.abs().max() < 1e7
+
+
+def test_many_tokens_are_counted_wide():
+    """A mask in bfloat16, which cannot count beyond 256 one by one."""
+    ref, res = rand(1, 1, 301, 2), rand(1, 1, 301, 2, seed=1)
+    mask = torch.ones(1, 301)
+    torch.testing.assert_close(text_consistent_loss([ref], [res], mask.bfloat16()), text_consistent_loss([ref], [res], mask))
+
+
 def test_total_loss_adds_what_is_already_weighted():
     terms = {"diff_loss": torch.tensor(1.0), "text_loss": torch.tensor(0.25), "fine_loss": torch.tensor(0.5)}
     assert total_loss(terms).item() == 1.75
@@ -198,3 +213,5 @@ def test_what_is_refused():
         fine_grained_loss([REF], [RES[..., :1]])
     with pytest.raises(ValueError, match="shorter"):
         fine_grained_loss([REF, REF], [RES])
+    with pytest.raises(ValueError, match="shorter"):
+        text_consistent_loss([REF, REF], [RES], mask)

@@ -118,6 +118,13 @@ def test_drop_last_phrase_shortens_the_base_and_keeps_the_targets():
         drop_last_phrase(prompt)
 
 
+def test_the_phrases_that_stay_are_not_split_again():
+    """Those of another splitter, and single words that a baseline asks for, are kept as they are."""
+    words = [Phrase("red", 2, 5), Phrase("hair", 6, 10), Phrase("hat", 14, 17)]
+    prompt = drop_last_phrase(join_prompt("a red hair, a hat", ["a scarf"], split=lambda _: words))
+    assert prompt.text == "a red hair, a scarf" and prompt.phrases == tuple(words[:2])
+
+
 # Text made of what the splitter looks for, so that the cuts are really exercised, beside text of anything at all.
 PIECES = st.lists(
     st.sampled_from(
