@@ -8,22 +8,20 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
-from spf.pocket.world import TARGETS, Portrait
+from spf.pocket.world import ATTRIBUTES, TARGETS, Portrait
 
 OPENINGS = ("a portrait of a person", "a person", "portrait of a person", "a drawing of a person")
 _GROUPS = ("hair", "skin", "clothes", "glasses", "expression", "background")
 
 
-def base_caption(portrait: Portrait, rng: random.Random, keep: float = 0.55) -> str:
-    """A caption naming each attribute with probability `keep`; attributes its target hides are never named."""
+def base_caption(portrait: Portrait, rng: random.Random, keep: float = 0.55, keep_hidden: float = 0.0) -> str:
+    """A caption naming each attribute with probability `keep`, those that the portrait's target hides with `keep_hidden`."""
     hidden = TARGETS[portrait.target].hides if portrait.target else frozenset()
-    named = {
-        name for name in (
-            "hair_style", "hair_color", "skin_tone", "clothing", "clothing_color",
-            "glasses", "expression", "background_color", "background_pattern",
-        )
-        if name not in hidden and rng.random() < keep
-    }
+    named = set()
+    for name in ATTRIBUTES:
+        share = keep_hidden if name in hidden else keep
+        if share and rng.random() < share:  # a share of 0 draws nothing, so that other captions do not change with it
+            named.add(name)
     return describe(portrait, named, rng)
 
 

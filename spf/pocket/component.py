@@ -136,21 +136,41 @@ def _blend(average: dict[str, Tensor], network: nn.Module, decay: float) -> None
             average[name].copy_(value)
 
 
+def begin_from(path: Path, config: ComponentConfig, weights: dict[str, Tensor], samples: int, seconds: float) -> None:
+    """The checkpoint of a network that was trained elsewhere on so many `samples`; its optimiser begins anew."""
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    progress = Progress(math.ceil(samples / config.batch_size), seconds)
+    _write(path, {"config": config.model_dump(mode="json"), "network": weights, "average": weights, "optimizer": None,
+                  "progress": vars(progress)})
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Into `network`. Raises TrainingError naming the file if it is of another architecture."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(f"{path} does not fit the architecture that is configured ({str(error).splitlines()[1].strip()}); "
+                            "restore that configuration, or move the file away to begin anew.") from None
+
+
 def _save(path: Path, component: Component, optimizer, average, progress: Progress) -> None:
     if broken := [name for name, value in average.items() if not bool(torch.isfinite(value).all())]:
         raise TrainingError(
             f"{component.name}: '{broken[0]}' is not finite at step {progress.step}; lower its learning_rate. "
             f"The checkpoint before it is still {path}.")
+    _write(path, {
+        "config": component.config.model_dump(mode="json"), "network": component.network.state_dict(),
+        "average": average, "optimizer": optimizer.state_dict(), "progress": vars(progress)})
+
+
+def _write(path: Path, state: dict) -> None:
     staged = path.with_suffix(".partial")
     try:
-        torch.save({
-            "config": component.config.model_dump(mode="json"), "network": component.network.state_dict(),
-            "average": average, "optimizer": optimizer.state_dict(), "progress": vars(progress),
-        }, staged)
+        torch.save(state, staged)
         os.replace(staged, path)
     except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as RuntimeError
         staged.unlink(missing_ok=True)
-        raise TrainingError(f"{component.name}: {path} cannot be written ({str(error).splitlines()[0]}); free some space. "
+        raise TrainingError(f"{path.stem}: {path} cannot be written ({str(error).splitlines()[0]}); free some space. "
                             "The checkpoint before it is intact, and the same command goes on from there.") from None
 
 
@@ -173,8 +193,9 @@ def _resume(path: Path, component: Component, optimizer, average, device) -> Pro
     if not path.exists():
         return Progress()
     state = _read(path, component.name, component.config, device)
-    component.network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_weights(component.network, state["network"], path)
+    if state["optimizer"]:
+        optimizer.load_state_dict(state["optimizer"])
     for name, value in state["average"].items():
         average[name].copy_(value)
     return Progress(**state["progress"])

@@ -21,7 +21,7 @@ from spf.pocket import captions
 from spf.pocket.autoencoder import to_images
 from spf.pocket.component import Component
 from spf.pocket.contrast import conditioning_text_encoder
-from spf.pocket.denoiser import detail_weights, random_captions
+from spf.pocket.denoiser import detail_weights, random_captions, unknown_words
 from spf.pocket.pictures import PictureSet
 from spf.pocket.world import Portrait
 
@@ -69,11 +69,12 @@ def component(network: FlowDenoiser, towers: Sequence[CLIPTextModelWithProjectio
               tokenizer_3: T5Tokenizer, latents: Tensor, portraits: list[Portrait], config: ComponentConfig,
               device: torch.device) -> Component:
     weights = detail_weights(latents.shape[-1]).to(device)
+    words = unknown_words(tokenizer, portraits)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         index = torch.randint(len(portraits), (config.batch_size,), generator=generator, device=device).cpu()
         rng = random.Random(f"flow/{step}")
-        texts = random_captions([portraits[i] for i in index], rng)
+        texts, frozen = random_captions([portraits[i] for i in index], words, rng)
         x_0 = latents[index].to(device)
         noise = torch.randn(x_0.shape, generator=generator, device=device)
         s = torch.randn(len(x_0), generator=generator, device=device).sigmoid()  # (B,) logit-normal, as SD 3 was trained
@@ -82,7 +83,8 @@ def component(network: FlowDenoiser, towers: Sequence[CLIPTextModelWithProjectio
         if rng.random() < NO_T5_SHARE:
             t5 = clip.new_zeros(len(texts), NO_T5_LENGTH, network.text_encoder_3.config.d_model)
         else:
-            t5 = network.text_encoder_3(_ids(tokenizer_3, texts, device)).last_hidden_state
+            t5 = network.text_encoder_3(_ids(tokenizer_3, texts, device)).last_hidden_state  # (B, L, C)
+            t5 = torch.where(frozen.to(device).view(-1, 1, 1), t5.detach(), t5)
         velocity = network((1 - weight) * x_0 + weight * noise, 1000 * s, clip, pooled, t5)
         error = weights * (velocity.float() - (noise - x_0)).square()
         return error.mean(), {"mse": error.detach().mean()}

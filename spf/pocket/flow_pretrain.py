@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusion3Pipeline
-from transformers import CLIPTextModelWithProjection, T5Tokenizer
+from diffusers import AutoencoderTiny, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, T5EncoderModel, T5Tokenizer
 
 from spf.config import FlowPretrainConfig
-from spf.errors import InvalidInput
+from spf.errors import InvalidInput, TrainingError
 from spf.pocket import autoencoder, flow, tokenizer
 from spf.pocket.parts import PartTraining
 from spf.pocket.pretrain import Pretraining
@@ -18,7 +20,7 @@ from spf.pocket.pretrain import Pretraining
 class FlowPretraining(PartTraining):
     """Second CLIP tower, then T5 and transformer together. Raises InvalidInput if the base preset is not trained yet."""
 
-    PARTS = ("text_encoder_2", "denoiser")
+    PARTS, TOKENIZER = ("text_encoder_2", "denoiser"), "tokenizer_3"
 
     def __init__(self, config: FlowPretrainConfig, base: Pretraining, folder: Path, device: torch.device, minutes: float):
         super().__init__(folder, base.seed, config.ema_decay, device, minutes)
@@ -26,7 +28,6 @@ class FlowPretraining(PartTraining):
         if missing := [part for part in ("autoencoder", "clip") if not (base.folder / f"{part}.pt").exists()]:
             raise InvalidInput("base", f"'{config.base}' has no trained {missing[0]}; "
                                        f"run 'python -m spf pretrain {config.base}' first")
-        self.tokenizer_3 = self._tokenizer_3()
 
     def train_text_encoder_2(self) -> bool:
         pictures, config = self.base.pictures(), self.config.text_encoder_2
@@ -56,6 +57,17 @@ class FlowPretraining(PartTraining):
             text_encoder_3=network.text_encoder_3, tokenizer_3=self.tokenizer_3)
         pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
 
+    def read(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        """Raises TrainingError if it was trained on another autoencoder than the base preset's."""
+        theirs, own = AutoencoderTiny.from_pretrained(folder / "vae").state_dict(), self.base.autoencoder().state_dict()
+        if any(not torch.equal(own[name].half().cpu(), value.half()) for name, value in theirs.items()):
+            raise TrainingError(f"{folder} was trained on another autoencoder than '{self.config.base}' has now; "
+                                "begin without --adopt.")
+        network = flow.FlowDenoiser(SD3Transformer2DModel.from_pretrained(folder / "transformer"),
+                                    T5EncoderModel.from_pretrained(folder / "text_encoder_3"))
+        second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2")
+        return {"text_encoder_2": second.state_dict(), "denoiser": network.state_dict()}
+
     def scores(self, part: str) -> dict[str, float]:
         if part == "text_encoder_2":
             return {}
@@ -64,8 +76,9 @@ class FlowPretraining(PartTraining):
     def _network(self) -> flow.FlowDenoiser:
         return flow.build(self.config.denoiser, self.config.text_encoder_3, len(self.tokenizer_3))
 
-    def _tokenizer_3(self) -> T5Tokenizer:
-        path, config = self.folder / "tokenizer_3", self.config.text_encoder_3
+    @cached_property
+    def tokenizer_3(self) -> T5Tokenizer:
+        path, config = self.folder / self.TOKENIZER, self.config.text_encoder_3
         if not (path / "tokenizer.json").exists():
             corpus = tokenizer.caption_corpus(self.seed, 4000)
             flow.train_t5_tokenizer(corpus, config.vocabulary, config.length).save_pretrained(path)

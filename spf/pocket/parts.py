@@ -10,14 +10,16 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from spf.config import ModelPreset, Schema
+from spf.errors import TrainingError
 from spf.files import replace_folder
 from spf.pocket import curve
-from spf.pocket.component import Component, finished, fit, progress_of
+from spf.pocket.component import Component, begin_from, finished, fit, load_weights, progress_of
 
+RECORD = "training.json"
 GUIDANCE_SCALE = 4.0  # of the pictures that a denoiser is judged by while it learns
 
 
@@ -25,6 +27,7 @@ class PartTraining(ABC):
     """The parts of one preset in the order in which they depend on each other; `train_<part>` trains one."""
 
     PARTS: tuple[str, ...]
+    TOKENIZER = ""  # name of the folder of its own tokenizer, both beside the checkpoints and in what is exported
     config: Schema  # holds a ComponentConfig for every part
 
     def __init__(self, folder: Path, seed: int, ema_decay: float, device: torch.device, minutes: float):
@@ -47,12 +50,40 @@ class PartTraining(ABC):
         staged = target.with_name(target.name + ".partial")
         shutil.rmtree(staged, ignore_errors=True)
         self.write(staged)
-        (staged / "training.json").write_text(json.dumps(self.record(), indent=2))
+        (staged / RECORD).write_text(json.dumps(self.record(), indent=2))
         replace_folder(staged, target)
 
     @abstractmethod
     def write(self, folder: Path) -> None:
         """Save the model to a folder that does not exist yet."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        """The weights that `write` saved, by part."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether any part has weights."""
+        return any((self.folder / f"{part}.pt").exists() for part in self.PARTS)
+
+    def adopt(self, folder: Path) -> bool:
+        """Go on from the model that `export` wrote to `folder`, where no part has a checkpoint yet. The optimiser begins anew.
+
+        Returns whether it was so. Raises TrainingError if no model is there. To be called before anything else is.
+        """
+        if self.begun:
+            return False
+        if not (folder / RECORD).is_file():
+            raise TrainingError(f"{folder} holds no {RECORD}; name a model that 'pretrain' wrote, or begin without --adopt.")
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))["parts"]
+        staged = {self.folder / f"{part}.adopted": (part, weights) for part, weights in self.read(folder).items()}
+        for path, (part, weights) in staged.items():
+            begin_from(path, getattr(self.config, part), weights, record[part]["samples"], record[part]["seconds"])
+        if self.TOKENIZER:
+            shutil.copytree(folder / self.TOKENIZER, self.folder / self.TOKENIZER, dirs_exist_ok=True)
+        for path in staged:  # all or none: the autoencoder of one model and the denoiser of another fit no longer
+            path.replace(path.with_suffix(".pt"))
+        return True
 
     def scores(self, part: str) -> dict[str, float]:
         """What the last checkpoint of a part can do on a few held-out cases; {} for a part that is judged by others."""
@@ -87,6 +118,6 @@ class PartTraining(ABC):
 
     def trained(self, network: nn.Module, part: str) -> nn.Module:
         """`network` with the averaged weights of its checkpoint. Raises FileNotFoundError before its first one."""
-        state = torch.load(self.folder / f"{part}.pt", map_location="cpu", weights_only=True)
-        network.load_state_dict(state["average"])
+        path = self.folder / f"{part}.pt"
+        load_weights(network, torch.load(path, map_location="cpu", weights_only=True)["average"], path)
         return network.eval().requires_grad_(False).to(self.device)

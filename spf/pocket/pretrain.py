@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip import CLIP
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from spf.config import PretrainConfig
@@ -16,16 +18,17 @@ from spf.pocket import autoencoder, contrast, curve, denoiser, tokenizer
 from spf.pocket.parts import PartTraining
 from spf.pocket.pictures import PictureSet, picture_set
 
+CLIP_WEIGHTS = "open_clip_model.safetensors"
+
 
 class Pretraining(PartTraining):
     """Autoencoder, CLIP and U-Net of one preset."""
 
-    PARTS = ("autoencoder", "clip", "denoiser")
+    PARTS, TOKENIZER = ("autoencoder", "clip", "denoiser"), "tokenizer"
 
     def __init__(self, config: PretrainConfig, folder: Path, device: torch.device, minutes: float):
         super().__init__(folder, config.seed, config.ema_decay, device, minutes)
         self.config = config
-        self.tokenizer = self._tokenizer()
 
     def train_autoencoder(self) -> bool:
         network = autoencoder.build(self.config.autoencoder)
@@ -38,9 +41,8 @@ class Pretraining(PartTraining):
     def train_denoiser(self) -> bool:
         pictures = self.pictures().without_targets()
         latents = autoencoder.encode_all(self.autoencoder(), pictures.pixels, self.device)
-        network = denoiser.build(self.config.denoiser)
         return self.fit(denoiser.component(
-            network, self.text_encoder(), self.tokenizer, latents, pictures.portraits, self.config.denoiser, self.device))
+            self._network(), self.tokenizer, latents, pictures.portraits, self.config.denoiser, self.device))
 
     def autoencoder(self) -> AutoencoderTiny:
         network = self.trained(autoencoder.build(self.config.autoencoder), "autoencoder")
@@ -52,18 +54,22 @@ class Pretraining(PartTraining):
     def clip(self) -> CLIP:
         return self.trained(contrast.build(self.config.clip, self.tokenizer), "clip")
 
-    def text_encoder(self) -> CLIPTextModel:
-        return contrast.conditioning_text_encoder(self.clip(), self.tokenizer).requires_grad_(False).to(self.device)
-
-    def unet(self) -> UNet2DConditionModel:
-        return self.trained(denoiser.build(self.config.denoiser), "denoiser")
+    def denoiser(self) -> denoiser.TextConditionedUNet:
+        return self.trained(self._network(), "denoiser")
 
     def write(self, folder: Path) -> None:
+        network = self.denoiser()
         pipeline = StableDiffusionPipeline(
-            vae=self.autoencoder(), text_encoder=self.text_encoder(), tokenizer=self.tokenizer, unet=self.unet(),
+            vae=self.autoencoder(), text_encoder=network.text_encoder, tokenizer=self.tokenizer, unet=network.unet,
             scheduler=denoiser.scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
         self._export_clip(folder / "clip")
+
+    def read(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        network = denoiser.TextConditionedUNet(
+            UNet2DConditionModel.from_pretrained(folder / "unet"), CLIPTextModel.from_pretrained(folder / "text_encoder"))
+        return {"autoencoder": AutoencoderTiny.from_pretrained(folder / "vae").state_dict(),
+                "clip": load_file(folder / "clip" / CLIP_WEIGHTS), "denoiser": network.state_dict()}
 
     def scores(self, part: str) -> dict[str, float]:
         size = self.config.resolution
@@ -80,7 +86,7 @@ class Pretraining(PartTraining):
         folder.mkdir()
         network = self.clip().half()
         save_file({name: value.contiguous() for name, value in network.state_dict().items()},
-                  folder / "open_clip_model.safetensors")
+                  folder / CLIP_WEIGHTS)
         architecture = self.config.clip.architecture
         text = {**architecture["text_cfg"], "vocab_size": len(self.tokenizer), "hf_tokenizer_name": "tokenizer"}
         (folder / "open_clip_config.json").write_text(json.dumps({
@@ -94,8 +100,12 @@ class Pretraining(PartTraining):
         config = self.config
         return picture_set(self.folder / "pictures", config.seed, config.pictures, config.target_share, config.resolution)
 
-    def _tokenizer(self) -> CLIPTokenizer:
-        path = self.folder / "tokenizer"
+    def _network(self) -> denoiser.TextConditionedUNet:
+        return denoiser.build(self.config.denoiser, contrast.conditioning_text_encoder(self.clip(), self.tokenizer))
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        path = self.folder / self.TOKENIZER
         if not (path / "tokenizer.json").exists():
             tokenizer.train_tokenizer(
                 tokenizer.caption_corpus(self.config.seed, 4000), self.config.vocabulary).save_pretrained(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -53,6 +53,9 @@ class RecogniserTraining(PartTraining):
         save_file({name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()},
                   folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(config_dict(self.config.recogniser.architecture), indent=2))
+
+    def read(self, folder: Path) -> dict[str, dict[str, Tensor]]:
+        return {"recogniser": load_file(folder / WEIGHTS)}
 
     def record(self) -> dict:
         return super().record() | {"masks": self.config.masks, "softened": self.config.softened}

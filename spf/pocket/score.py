@@ -32,20 +32,24 @@ from spf.pocket.recogniser import FOLDER, NO_TARGET, Recogniser
 from spf.pocket.world import ATTRIBUTES, TARGETS, Portrait
 
 MAX_RECONSTRUCTED = 200  # pictures for the PSNR and for the comparison of the two instruments
+FULL = 500  # held-out captions of a score that is kept
+MAX_CAPTIONS = 20_000
 SHEET_SIDE = 10  # pictures in a row and in a column of a contact sheet
 
 
-def score(preset: str, device: torch.device, count: int = 500, sheet: Path | None = None) -> dict[str, Any]:
-    """What a model's pictures show, as read by the recogniser; also written to score.json in the folder of the model.
+def score(preset: str, device: torch.device, count: int = FULL, sheet: Path | None = None) -> dict[str, Any]:
+    """What a model's pictures show, as read by the recogniser.
 
+    A score of FULL captions is also written to score.json in the folder of the model; one of fewer or more says less, or
+    something else, and leaves that file as it is.
     count: held-out captions. sheet: PNG to write, generated pictures beside rendered ones of the same captions. Shares lie
     in [0, 1]; None where nothing was counted. 'recogniser' as preset measures the recogniser itself.
-    Raises InvalidInput for a count below 2.
+    Raises InvalidInput for a count below 2 or above MAX_CAPTIONS.
     """
     if preset == "recogniser":
         return _saved(calibration.calibrate(device), FOLDER)
-    if count < 2:
-        raise InvalidInput("--captions", f"must be at least 2 (got {count})")
+    if not 2 <= count <= MAX_CAPTIONS:
+        raise InvalidInput("--captions", f"must lie between 2 and {MAX_CAPTIONS} (got {count})")
     model, recogniser = model_preset(preset), Recogniser.from_folder(device=device)
     started = time.perf_counter()
     backbone = load_backbone(model, device)
@@ -69,7 +73,8 @@ def score(preset: str, device: torch.device, count: int = 500, sheet: Path | Non
         "device": device.type, "threads": torch.get_num_threads(),
         "instruments": instruments(recogniser, Clip.load(model.clip).to(device), generated, rendered, asked, named),
     }
-    return _saved(_rounded(report), REPOSITORY / model.pretrained_model_name_or_path)
+    report = _rounded(report)
+    return _saved(report, REPOSITORY / model.pretrained_model_name_or_path) if count == FULL else report
 
 
 def unnamed_entropy(read: dict[str, Sequence[str]], asked: Sequence[Portrait], named: Sequence[set[str]]) -> dict[str, float]:

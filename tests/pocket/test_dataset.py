@@ -46,6 +46,13 @@ def test_all_attributes_in_turn(tmp_path):
     assert records[-1].target_text == records[0].target_text and records[-1].base_text != records[0].base_text
 
 
+def test_some_base_texts_name_what_the_target_hides():
+    texts = [training_caption("winter-hat", 0, index) for index in range(400)]
+    words = ("hair", "afro", "cut", "quiff", "dreadlocks")
+    share = sum(any(word in text for word in words) for text in texts) / 400
+    assert abs(share - (1 - 0.7 ** 2)) < 0.07, "either of style and colour in three of ten"
+
+
 @pytest.mark.parametrize("attribute, count, field", [
     ("moustache", 3, "--attribute"), ("", 3, "--attribute"), ("turban", 0, "--count"), ("turban", -1, "--count"),
     ("turban", 10_001, "--count")])

@@ -6,7 +6,7 @@ from diffusers import StableDiffusion3Pipeline
 from transformers import T5Tokenizer
 
 from spf.config import FlowPretrainConfig, parse
-from spf.errors import InvalidInput
+from spf.errors import InvalidInput, TrainingError
 from spf.pocket import autoencoder, contrast, flow
 from spf.pocket.component import multiplies_bf16
 from spf.pocket.flow_pretrain import FlowPretraining
@@ -87,6 +87,27 @@ def test_the_base_preset_comes_first(flow_config, config, tmp_path):
     base = Pretraining(config, tmp_path / "base", CPU, minutes=60)
     with pytest.raises(InvalidInput, match="pretrain pocket"):
         FlowPretraining(flow_config, base, tmp_path / "work", CPU, minutes=60)
+
+
+def test_an_exported_model_is_gone_on_with_on_the_autoencoder_that_it_knows(flow_config, config, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(FlowPretraining, "scores", lambda self, part: {})
+    short = flow_config.model_copy(update={"denoiser": flow_config.denoiser.model_copy(update={"samples": 8})})
+    first = FlowPretraining(short, base, tmp_path / "work", CPU, minutes=60)
+    first.run()
+    first.export(tmp_path / "model")
+    again = FlowPretraining(short, base, tmp_path / "other", CPU, minutes=60)
+    assert again.adopt(tmp_path / "model") and again.complete and not again.adopt(tmp_path / "model")
+    for name, value in first.denoiser().state_dict().items():
+        torch.testing.assert_close(again.denoiser().state_dict()[name], value, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(flow.embed(again.towers(), base.tokenizer, TEXTS)[0],
+                               flow.embed(first.towers(), base.tokenizer, TEXTS)[0], rtol=1e-2, atol=1e-2)
+
+    another = Pretraining(config.model_copy(update={"seed": 1}), tmp_path / "another", CPU, minutes=60)
+    another.run(("autoencoder", "clip"))
+    stranger = FlowPretraining(short, another, tmp_path / "third", CPU, minutes=60)
+    with pytest.raises(TrainingError, match="trained on another autoencoder than 'pocket' has now"):
+        stranger.adopt(tmp_path / "model")
+    assert not stranger.complete
 
 
 def test_the_first_tower_is_clip_s_own(config, base):

@@ -37,7 +37,8 @@ def values_of(portraits):
     return {attribute: [portrait.value(attribute) for portrait in portraits] for attribute in ATTRIBUTES}
 
 
-def test_a_model_that_has_learned_nothing_is_scored(own_folder, tmp_path):
+def test_a_model_that_has_learned_nothing_is_scored(own_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "FULL", 4)
     report = score.score("tiny", CPU, count=4, sheet=tmp_path / "sheets" / "tiny.png")
     assert json.loads((own_folder / "score.json").read_text()) == json.loads(json.dumps(report, allow_nan=False))
     assert report["captions"] == 4 and report["steps"] == 3 and report["psnr_db"] < 20
@@ -48,6 +49,19 @@ def test_a_model_that_has_learned_nothing_is_scored(own_folder, tmp_path):
     assert Image.open(tmp_path / "sheets" / "tiny.png").size == (2 * 4 * 64 + 6, 64)
     text = score.as_text(report)
     assert f"{report['psnr_db']:.1f} dB" in text and "| hair style |" in text and "nan" not in text
+
+
+def test_only_a_score_of_all_captions_is_kept(own_folder, command_line):
+    (own_folder / "score.json").write_text("committed")
+    status, out, err = command_line("pretrain", "score", "tiny", "--captions", "2", "--device", "cpu", "--json")
+    assert status == 0 and json.loads(out)["captions"] == 2 and (own_folder / "score.json").read_text() == "committed"
+    assert err.splitlines()[-1] == "score.json is left as it is: a score of 500 captions is kept, and this is of 2."
+
+
+@pytest.mark.parametrize("count", ["1", "-3", str(10**12)])
+def test_a_score_of_no_or_endless_captions_is_refused(own_folder, command_line, count):
+    status, out, err = command_line("pretrain", "score", "tiny", "--captions", count)
+    assert (status, out) == (2, "") and err.startswith("error: --captions: must lie between 2 and")
 
 
 def test_entropy_is_that_of_what_no_caption_names(portraits):
@@ -130,6 +144,6 @@ def test_psnr_of_a_known_error():
 
 
 def test_too_few_captions_are_refused():
-    with pytest.raises(InvalidInput, match="at least 2") as caught:
+    with pytest.raises(InvalidInput, match="between 2 and") as caught:
         score.score("pocket", CPU, count=1)
     assert caught.value.field == "--captions"
