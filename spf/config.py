@@ -75,6 +75,8 @@ class ModelPreset(Schema):
         None, description="Which version of a diffusers folder's files to read, for example fp16.")
     dtype: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="What the weights are held in.")
     vae: str | None = Field(None, description="Another autoencoder: diffusers folder or single file; else the model's own.")
+    tiny_vae: str | None = Field(
+        None, description="Tiny autoencoder of the same latents, for training: folder or hub id; its family's TAESD if left out.")
     architecture: str | None = Field(
         None, description="Folder of component configurations for a single file; the published ones of its family if left out.")
     clip: str = Field(description="open_clip folder (relative to the repository), or 'model:pretrained' of open_clip.")
@@ -121,6 +123,8 @@ class StageConfig(Schema):
     train_batch_size: int = Field(ge=1, le=1024, description="Per device (D23).")
     num_train_epochs: int = Field(ge=1, le=10_000)
     max_train_steps: int = Field(0, ge=0, le=1_000_000)
+    lr_scheduler: Literal["constant", "cosine"] = Field("constant", description=(
+        "After the warm-up the learning rate stays, or falls to zero along half a cosine: the last steps then settle."))
     lr_warmup_steps: int = Field(0, ge=0)
     trainable: Trainable = Field(description="D2, Appendix E: which parameters of the denoiser are updated, and how.")
     adapter: AdapterConfig = AdapterConfig()
@@ -142,6 +146,8 @@ class TrainConfig(Schema):
         (), max_length=MAX_TARGETS, description="Phrases to cut out of captions, where the folder holds one caption per picture.")
     base_text: str = Field("", max_length=MAX_TEXT, description="For pictures whose caption says nothing but the target.")
     crop: Crop = Field("center", description="Which square of a picture is used; 'portrait' leaves more below than above.")
+    aspect_ratio_buckets: bool = Field(False, description=(
+        "Pictures keep about their shape: each is cut to the nearest of several with equal area, and a batch has one shape."))
     cache_gb: float = Field(8.0, ge=0, le=10_000, description="Disk that encoded pictures and texts may take; 0 keeps none.")
     name: Name = Field(description="Name of the customization that the run writes.")
     stage: Literal["both", "1", "2"] = "both"
@@ -156,7 +162,7 @@ class TrainConfig(Schema):
     caption_dropout: float = Field(0.0, ge=0, le=1, description="D24: share of samples with the empty prompt.")
     base_only_prob: float = Field(0.0, ge=0, le=1, description="D25: share of stage-2 samples without target text.")
     seed: int = Field(0, ge=0, lt=2**63)
-    sample_every: int = Field(50, ge=1, description="Steps between preview pictures.")
+    sample_every: int = Field(50, ge=0, description="Steps between preview pictures; 0 draws one only when asked.")
     log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
     checkpoint_every: int = Field(100, ge=0, description="Steps between checkpoints; 0 writes one only when asked.")
     checkpoints_kept: int = Field(2, ge=1, le=100, description="Older checkpoints are deleted.")
@@ -169,6 +175,9 @@ class TrainConfig(Schema):
     divergence_factor: float = Field(100.0, ge=0, description=(
         "Training stops when the loss stays above its lowest running mean by this factor; 0 lets it go on."))
     mixed_precision: Literal["no", "bf16"] = "no"
+    reference_precision: Literal["no", "bf16"] = Field("no", description="Of the frozen original's pass alone, in stage 2.")
+    tiny_decoder: bool = Field(False, description=(
+        "L_enhanced decodes by a tiny autoencoder if this computer has it, else by the full decoder, checkpointed."))
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time per step.")
     offload: bool = Field(False, description="What a stage does not use waits in main memory; previews take longer.")
     report_to: Literal["none", "tensorboard"] = Field("none", description="metrics.jsonl is written in any case.")
@@ -185,6 +194,8 @@ class TrainConfig(Schema):
         wanted = RECIPES[self.recipe].get("stage1", {}).get("trainable", self.stage1.trainable)
         if self.stage1.trainable != wanted:
             raise ValueError(f"stage1.trainable: must be '{wanted}' for the recipe '{self.recipe}'")
+        if self.recipe == "tokencompose" and self.aspect_ratio_buckets:
+            raise ValueError("aspect_ratio_buckets: 'tokencompose' reads its masks as squares; leave it off")
         return self
 
     def trained_stages(self) -> tuple[StageConfig, ...]:
@@ -212,6 +223,15 @@ class StormConfig(Schema):
     refinements: int = Field(30, ge=0, le=200, description="Most repetitions of a step that leaves two words on the wrong side.")
 
 
+class HoldConfig(Schema):
+    """Places outside the SFCM follow the original while the customized portrait is drawn (spf/method/hold.py)."""
+
+    gain: float = Field(2.0, ge=0, le=20, description="Where gain x SFCM reaches 1 the customized path is free.")
+    smoothing: float = Field(0.5, ge=0, lt=1, description="Share of the earlier maps in the one that decides.")
+    interval: int = Field(4, ge=1, le=100, description=(
+        "The map is measured at the first step and then at the last one of every so many; each time costs a prediction."))
+
+
 Scheduler = Literal["ddim", "dpmpp_2m", "euler", "unipc"]
 
 
@@ -236,6 +256,8 @@ class GenerationRequest(Schema):
     width: int | None = Field(None, ge=16, le=4096, description="In pixels; the model's resolution if left out.")
     guide: Annotated[MagnetConfig | StormConfig, Field(discriminator="name")] | None = Field(
         None, description="A training-free method that acts while the customized portrait is drawn.")
+    hold: HoldConfig | None = Field(
+        None, description="Outside the SFCM the original is held; not in the paper. Left out: as the paper draws.")
     map_steps: int = Field(
         5, ge=0, le=200, description="At how many of the steps M and the SFCM are drawn; 0 draws no maps.")
 
@@ -278,6 +300,11 @@ class GenerationRequest(Schema):
     def one_by_one(self) -> tuple[GenerationRequest, ...]:
         """A request of its own for every seed: `seed`, `seed` + 1, ... After the largest seed comes 0."""
         return tuple(self.model_copy(update={"seed": (self.seed + index) % 2**63, "count": 1}) for index in range(self.count))
+
+    @property
+    def hold_gain(self) -> float:
+        """Of `hold`; 0 where nothing is held."""
+        return self.hold.gain if self.hold else 0.0
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -330,6 +357,7 @@ class EvaluatedMethod(Schema):
     customizations: dict[str, Name] = Field({}, description="Ready customizations instead, by target.")
     guide: Annotated[MagnetConfig | StormConfig, Field(discriminator="name")] | None = Field(
         None, description="A training-free method that acts while these weights are sampled.")
+    hold: HoldConfig | None = Field(None, description="Outside the SFCM the original is held while these weights are sampled.")
 
 
 class EvaluationTable(Schema):
@@ -484,11 +512,16 @@ def model_presets() -> dict[str, Path]:
 
 
 def model_preset(name: str) -> ModelPreset:
-    """The preset called `name`. Raises ModelNotFound naming those that exist."""
+    """The preset called `name`. Raises ModelNotFound naming those that exist, or InvalidInput naming the file and setting."""
     presets = model_presets()
     if name not in presets:
         raise ModelNotFound(f"model: '{name}' is not known; choose one of {', '.join(presets)}.")
-    return parse(ModelPreset, load_yaml(presets[name]))
+    try:
+        return parse(ModelPreset, load_yaml(presets[name]))
+    except InvalidInput as error:
+        if error.field == str(presets[name]):  # not even YAML
+            raise
+        raise InvalidInput(str(presets[name]), str(error)) from None
 
 
 def training_presets() -> dict[str, Path]:
@@ -516,8 +549,19 @@ def train_config(preset: str, overrides: dict[str, Any]) -> TrainConfig:
 
 
 def evaluation_config(path: Path, overrides: dict[str, Any]) -> EvaluationConfig:
-    """An evaluation's file with dotted overrides applied. Raises InvalidInput naming the file or the setting."""
-    return parse(EvaluationConfig, with_overrides(load_yaml(path), overrides))
+    """An evaluation's file with dotted overrides applied. Raises InvalidInput naming the file or the setting.
+
+    A file that says 'extends: other.yaml' stands for that file beside it with its own settings on top; null takes one away.
+    """
+    values = load_yaml(path)
+    if (base := values.pop("extends", None)) is not None:
+        values = _without_null(_merged(load_yaml(path.with_name(str(base))), values))
+    return parse(EvaluationConfig, with_overrides(values, overrides))
+
+
+def _without_null(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _without_null(value) if isinstance(value, dict) else value for key, value in values.items()
+            if value is not None}
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

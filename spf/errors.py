@@ -37,6 +37,10 @@ class TrainingError(SpfError):
     """Training cannot start or go on, for example because a loss became NaN."""
 
 
+class AlreadyUnderWay(TrainingError):
+    """Another run, which is not done, teaches the same customization."""
+
+
 class DiskFull(TrainingError):
     """A file of a run does not fit the disk. What was there before is as it was."""
 

@@ -10,6 +10,11 @@ from spf.errors import InvalidInput
 Autoencoder = AutoencoderKL | AutoencoderTiny
 
 
+def is_tiny(vae: Autoencoder) -> bool:
+    """Whether its decoder is small enough to be called at every training step."""
+    return isinstance(vae, AutoencoderTiny)
+
+
 def scale_factor(vae: Autoencoder) -> int:
     """Pixels per latent position, along each side."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
@@ -31,7 +36,7 @@ def latent_size(vae: Autoencoder, height: int, width: int, patch_size: int = 1, 
 def encode(vae: Autoencoder, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> (z - shift) * scale, (B, C, h, w); z is the mode of the posterior."""
     encoded = vae.encode(images.to(vae.dtype))
-    latents = encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
+    latents = encoded.latents if is_tiny(vae) else encoded.latent_dist.mode()
     return (latents.to(images.dtype) - _shift(vae)) * vae.config.scaling_factor
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spf.config import Scheduler
@@ -63,6 +64,17 @@ class TextFeatures:
         return TextFeatures(**{
             name: function(value) if isinstance(value, Tensor) else value for name, value in vars(self).items()
         })
+
+
+def joined(texts: Sequence[TextFeatures]) -> TextFeatures:
+    """The prompts of all of them, one after another; phrases are padded to the most that one of them has."""
+    tensors = {name: [getattr(text, name) for text in texts]
+               for name, value in vars(texts[0]).items() if isinstance(value, Tensor)}
+    for name in ("phrase_weights", "target_weights"):
+        width = max(value.shape[-1] for value in tensors[name])
+        tensors[name] = [F.pad(value, (0, width - value.shape[-1])) for value in tensors[name]]
+    prompts = tuple(prompt for text in texts for prompt in text.prompts)
+    return TextFeatures(**{name: torch.cat(values) for name, values in tensors.items()}, prompts=prompts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from spf.backbones import parallel_attention
@@ -16,8 +15,8 @@ from spf.backbones.loading import load_backbone
 from spf.backbones.source import denoiser_hash
 from spf.config import ModelPreset, home
 from spf.errors import CustomizationError
-from spf.files import replace_folder
-from spf.library import CARD, WEIGHTS, Customization, CustomizationCard, customizations
+from spf.files import replace_folder, save_tensors
+from spf.library import CARD, WEIGHTS, Customization, CustomizationCard, customizations, named
 
 __all__ = ["Customization", "CustomizationCard", "apply", "changed_tensors", "customization", "customizations", "denoiser_hash",
            "home", "load_backbone", "mixed", "save_customization"]
@@ -25,11 +24,7 @@ __all__ = ["Customization", "CustomizationCard", "apply", "changed_tensors", "cu
 
 def customization(name: str, preset: ModelPreset) -> Customization:
     """The customization called `name`, checked to belong to the model. Raises CustomizationError with the remedy."""
-    known = customizations()
-    if name not in known:
-        choices = ", ".join(known) or "none yet: teach one first"
-        raise CustomizationError(f"customization: '{name}' does not exist or cannot be read; choose one of: {choices}.")
-    found = known[name]
+    found = named(name)
     if found.card.model_sha256 != denoiser_hash(preset):
         raise CustomizationError(
             f"customization: '{name}' was trained on another model than '{preset.name}' as it is now "
@@ -83,7 +78,7 @@ def save_customization(card: CustomizationCard, tensors: Mapping[str, Tensor], r
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        save_file(weights, staged / WEIGHTS, metadata={"spf_customization": card.model_dump_json()})
+        save_tensors(weights, staged / WEIGHTS, {"spf_customization": card.model_dump_json()})
         (staged / CARD).write_text(card.model_dump_json(indent=2), encoding="utf-8")
         replace_folder(staged, target)
     finally:

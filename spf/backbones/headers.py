@@ -52,6 +52,8 @@ def read_header(path: Path) -> Header:
             length = struct.unpack("<Q", start[:8])[0]
             if length > min(size - 8, MAX_HEADER):
                 raise _damaged(path, "its header is longer than the file" if length > size - 8 else "its header is too long")
+            if length < 2:
+                raise _damaged(path, "its header is empty")
             raw = start[8:] + file.read(length - 1)
     except OSError as error:
         raise ModelNotFound(f"model: {path} cannot be read ({error.strerror or error}); check the path.") from None

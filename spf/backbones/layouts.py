@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ CLIP_PREFIX = "cond_stage_model.transformer."  # Stable Diffusion 1.x
 CLIP_L_PREFIX, CLIP_G_PREFIX = "text_encoders.clip_l.transformer.", "text_encoders.clip_g.transformer."  # Stable Diffusion 3
 _SUPPORTED = "use a Stable Diffusion 1.x or 3.5-medium model"
 _NOT_SUPPORTED = f"which is not supported; {_SUPPORTED}"
+MAX_CONFIG = 16 << 20  # bytes; the longest that models have, a tokenizer's vocabulary, take 4 MB
+MAX_REPEATS, MAX_WIDTH = 1000, 1 << 20  # layers of a network, and any other number in its configuration
 _OTHER_DENOISERS = {"FluxTransformer2DModel": "FLUX", "PixArtTransformer2DModel": "PixArt"}
 
 
@@ -57,8 +60,8 @@ def _require_plain_sd1(header: Header) -> None:
 
 def unusual_channels(channels: int) -> str:
     """What a U-Net with this number of input channels is."""
-    kinds = {9: "an inpainting model", 8: "an instruction-editing model", 5: "a depth-conditioned model"}
-    return f"is {kinds.get(channels, 'a model')} with {channels} input channels where 4 are needed; {_SUPPORTED}"
+    kinds = {"9": "an inpainting model", "8": "an instruction-editing model", "5": "a depth-conditioned model"}
+    return f"is {kinds.get(str(channels), 'a model')} with {channels} input channels where 4 are needed; {_SUPPORTED}"
 
 
 def _part_of_a_model(names) -> str:
@@ -85,7 +88,7 @@ def family_of_folder(folder: Path) -> Family:
     config = read_config(path)
     name = config.get("_class_name")
     if name not in ("UNet2DConditionModel", "SD3Transformer2DModel"):
-        raise ModelNotFound(f"model: {folder} is a {_OTHER_DENOISERS.get(name, name)} model, {_NOT_SUPPORTED}.")
+        raise ModelNotFound(f"model: {folder} is a {_OTHER_DENOISERS.get(str(name), name)} model, {_NOT_SUPPORTED}.")
     if family == "unet":
         _require_plain_unet(folder, config)
     return family
@@ -94,8 +97,9 @@ def family_of_folder(folder: Path) -> Family:
 def _require_plain_unet(folder: Path, config: dict[str, Any]) -> None:
     if config.get("addition_embed_type"):
         raise ModelNotFound(f"model: {folder} is a Stable Diffusion XL model, {_NOT_SUPPORTED}.")
-    if config.get("in_channels", 4) != config.get("out_channels", 4):
-        raise ModelNotFound(f"model: {folder} {unusual_channels(config['in_channels'])}.")
+    channels = config.get("in_channels", 4)
+    if channels != config.get("out_channels", 4):
+        raise ModelNotFound(f"model: {folder} {unusual_channels(channels)}.")
     prediction = read_config(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
     if prediction != "epsilon":
         raise ModelNotFound(
@@ -103,9 +107,13 @@ def _require_plain_unet(folder: Path, config: dict[str, Any]) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A component's JSON configuration. Raises ModelNotFound naming the file."""
+    """A component's JSON configuration. Raises ModelNotFound naming the file; one that is far too long is not read."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            raw = file.read(MAX_CONFIG + 1)
+        if len(raw) > MAX_CONFIG:
+            raise ValueError(f"longer than {MAX_CONFIG} bytes")
+        config = json.loads(raw.decode("utf-8"))
     except OSError:
         raise ModelNotFound(f"model: {path} does not exist; restore it or choose another model.") from None
     except (ValueError, RecursionError):
@@ -113,3 +121,24 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelNotFound(f"model: a file is damaged ({path} holds no settings); restore the folder.")
     return config
+
+
+def read_architecture(path: Path) -> dict[str, Any]:
+    """A network's configuration, which can be built in a moment: a billion layers would take the library for ever.
+
+    Raises ModelNotFound naming the file and the setting.
+    """
+    config = read_config(path)
+    for name, value in config.items():
+        most = MAX_REPEATS if "layers" in name or name.endswith("coder_blocks") else MAX_WIDTH
+        if any(abs(number) > most for number in _integers(value)):
+            raise ModelNotFound(f"model: a file is damaged ({path}: {name[:80]} is beyond {most:,}); restore the folder.")
+    return config
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _integers(part)

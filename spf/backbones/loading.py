@@ -15,10 +15,8 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -29,14 +27,14 @@ from transformers import (
 from spf.backbones import single_file
 from spf.backbones.base import Backbone
 from spf.backbones.headers import Header, read_header
-from spf.backbones.layouts import CLIP_G_PREFIX, CLIP_L_PREFIX, DENOISER, read_config
+from spf.backbones.layouts import CLIP_G_PREFIX, CLIP_L_PREFIX, DENOISER, read_architecture, read_config
 from spf.backbones.mmdit import MMDiTBackbone
-from spf.backbones.single_file import empty_model, plain_text_names, require_fitting
-from spf.backbones.source import PUBLISHED, parts, require_model, separate_encoders, weight_files
+from spf.backbones.single_file import empty_model, plain_text_names, require_fitting, unusable_config
+from spf.backbones.source import PUBLISHED, parts, require_model, separate_encoders, tiny_vae_folder, weight_files
 from spf.backbones.unet import UNetBackbone
 from spf.backbones.vocabulary import clip_tokenizer
 from spf.config import REPOSITORY, ModelPreset
-from spf.errors import ModelNotFound
+from spf.errors import ModelNotFound, SpfError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _DIFFUSERS = {kind.__name__: kind for kind in (UNet2DConditionModel, SD3Transformer2DModel, AutoencoderKL, AutoencoderTiny)}
@@ -59,14 +57,21 @@ def load_backbone(preset: ModelPreset, device: torch.device | str = "cpu", dtype
     path = require_model(preset)
     require_whole(preset, path)
     try:
-        components = _read(preset, path, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
+        backbone = _made(preset, path, dtype)
+    except (SpfError, MemoryError):
+        raise
+    except Exception as error:  # whatever a library says to a file that makes no sense
+        reason = str(error).strip().split("\n")[0][:160]
         raise ModelNotFound(f"model: a file of {path} is damaged ({reason}); restore the folder.") from error
+    return backbone.to(torch.device(device))
+
+
+def _made(preset: ModelPreset, path: Path, dtype: torch.dtype) -> Backbone:
+    components = _read(preset, path, dtype)
     _require_vocabulary(path, components)
     _require_finite(path, components)
     denoiser = components.pop(DENOISER[preset.family])
-    return _BACKBONES[preset.family](denoiser=denoiser, **components).to(torch.device(device))
+    return _BACKBONES[preset.family](denoiser=denoiser, **components)
 
 
 def require_whole(preset: ModelPreset, path: Path) -> None:
@@ -103,15 +108,19 @@ def _require_component(folder: Path, preset: ModelPreset) -> None:
 
 def _empty_diffusers_model(folder: Path) -> nn.Module:
     name = read_config(folder / "config.json").get("_class_name")
-    if name not in _DIFFUSERS:
+    if str(name) not in _DIFFUSERS:
         raise ModelNotFound(f"model: a file is damaged ({folder / 'config.json'} names class '{name}'); restore the folder.")
     return empty_model(_DIFFUSERS[name], folder)
 
 
 def _empty_encoder(folder: Path, preset: ModelPreset) -> Mapping[str, Tensor]:
-    read_config(folder / "config.json")  # says it in our words if it is damaged
-    with torch.device("meta"):
-        model = _ENCODERS[preset.family][folder.name](AutoConfig.from_pretrained(folder))
+    read_architecture(folder / "config.json")
+    kind = _ENCODERS[preset.family][folder.name]
+    try:
+        with torch.device("meta"):
+            model = kind(kind.config_class.from_pretrained(folder))
+    except Exception as error:  # whatever a library says to settings that make no sense
+        raise unusable_config(folder, error) from None
     tied = "encoder.embed_tokens.weight"  # T5 writes its one embedding once
     return {name: value for name, value in plain_text_names(model.state_dict()).items() if name != tied}
 
@@ -219,6 +228,23 @@ def _read_other_vae(preset: ModelPreset, dtype: torch.dtype) -> nn.Module:
     if path.is_file():
         return single_file.read_vae(read_header(path), architecture_of(preset), dtype)
     return _read_component(path, None, dtype)
+
+
+def load_tiny_autoencoder(preset: ModelPreset, latent_channels: int, device: torch.device) -> AutoencoderTiny | None:
+    """The frozen tiny autoencoder of a model's latents; None if it is not on this computer.
+
+    Raises ModelNotFound for one that is there and is damaged, or of other latents.
+    """
+    folder = tiny_vae_folder(preset)
+    if folder is None:
+        return None
+    _require_component(folder, preset.model_copy(update={"variant": None}))
+    network = _read_component(folder, None, DTYPES[preset.dtype])
+    if not isinstance(network, AutoencoderTiny) or network.config.latent_channels != latent_channels:
+        raise ModelNotFound(f"tiny_vae: {folder} is no tiny autoencoder of {latent_channels} latent channels; correct 'tiny_vae' "
+                            f"in the preset '{preset.name}'.")
+    _require_finite(folder, {"vae": network})
+    return network.to(device).requires_grad_(False).eval()
 
 
 LARGEST_EMPTY_TOKENIZER = 104  # tokens: T5's hundred extra ids and its specials

@@ -119,7 +119,7 @@ class MMDiTBackbone(LatentDiffusion):
         return like.new_zeros(count, self.t5_window, self.denoiser.config.joint_attention_dim)
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
-        dtype = self.denoiser.dtype  # fp16 or bf16 stays inside: what comes in and goes out is float32
+        dtype = self.dtype
         return self.denoiser(x_t.to(dtype), text.embeddings.to(dtype), text.pooled.to(dtype), t).sample.to(x_t.dtype)
 
     @contextmanager

@@ -58,6 +58,12 @@ def install_for(denoiser: nn.Module, names: Iterable[str]) -> None:
         install(denoiser)
 
 
+def twin(name: str) -> str | None:
+    """The tensor of the layer itself whose shape a branch's tensor of this name has; None for any other name."""
+    own = name.replace(f".{_NAME}.", ".")
+    return own if own != name and own.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) else None
+
+
 def arguments(denoiser: nn.Module, text: TextFeatures) -> dict[str, Any] | None:
     """What a U-Net must be given as `cross_attention_kwargs`: the target tokens (B, T) of its prompts, if it has branches."""
     if not getattr(denoiser, "has_parallel_attention", False):

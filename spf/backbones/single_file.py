@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 
 from spf.backbones.headers import Header
-from spf.backbones.layouts import CLIP_PREFIX, DENOISER_PREFIX, VAE_PREFIX, read_config
+from spf.backbones.layouts import CLIP_PREFIX, DENOISER_PREFIX, VAE_PREFIX, read_architecture, read_config
 from spf.errors import ModelNotFound
 
 Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -99,12 +99,17 @@ def plain_text_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def empty_model(kind: Any, folder: Path) -> nn.Module:
     """A diffusers model on the meta device: shapes, no memory. Raises ModelNotFound if its configuration is no use."""
-    config = read_config(folder / "config.json")
+    config = read_architecture(folder / "config.json")
     try:
         with init_empty_weights():
             return kind.from_config(config)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise ModelNotFound(f"model: a file is damaged ({folder / 'config.json'}: {error}); restore the folder.") from None
+    except Exception as error:  # whatever a library says to settings that make no sense
+        raise unusable_config(folder, error) from None
+
+
+def unusable_config(folder: Path, error: Exception) -> ModelNotFound:
+    reason = str(error).strip().split("\n")[0][:160]
+    return ModelNotFound(f"model: a file is damaged ({folder / 'config.json'}: {reason}); restore the folder.")
 
 
 def _empty_text_encoder(folder: Path, projected: bool) -> nn.Module:

@@ -10,9 +10,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny, SD3Transformer2DModel, UNe
 from torch import nn
 from transformers import AutoConfig, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
-from spf.backbones.layouts import read_config
+from spf.backbones.layouts import read_architecture
 from spf.backbones.source import PUBLISHED
 from spf.config import ModelPreset
+from spf.errors import ModelNotFound
 
 _CLASSES = {kind.__name__: kind for kind in (
     UNet2DConditionModel, SD3Transformer2DModel, AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection,
@@ -54,10 +55,13 @@ def unshared(folder: Path) -> nn.Module:
 
 
 def _component(folder: Path) -> nn.Module:
-    config = read_config(folder / "config.json")
+    config = read_architecture(folder / "config.json")
+    kind = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    if kind not in _CLASSES:
+        raise ModelNotFound(f"model: {folder} holds a '{kind}', which does not run here; choose another model.")
     if "_class_name" in config:
-        return _CLASSES[config["_class_name"]].from_config(config)
-    return _CLASSES[config["architectures"][0]](AutoConfig.from_pretrained(folder))
+        return _CLASSES[kind].from_config(config)
+    return _CLASSES[kind](AutoConfig.from_pretrained(folder))
 
 
 def tiny_autoencoder(latent_channels: int) -> nn.Module:

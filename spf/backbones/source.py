@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from spf.backbones.layouts import (
     CLIP_G_PREFIX,
     CLIP_L_PREFIX,
     DENOISER,
+    MAX_CONFIG,
     Family,
     family_of_file,
     family_of_folder,
     read_config,
 )
 from spf.config import CONFIGS, REPOSITORY, ModelPreset, home, model_preset, model_presets, parse
-from spf.errors import ModelNotFound
+from spf.errors import InvalidInput, ModelNotFound
 
 ARCHITECTURES = REPOSITORY / "configs" / "architectures"
 PUBLISHED = {"unet": ARCHITECTURES / "sd15", "mmdit": ARCHITECTURES / "sd35-medium"}  # what single files hold
@@ -36,6 +38,8 @@ _PARTS = {
 }
 _OPTIONAL = {"unet": (), "mmdit": ("tokenizer_3", "text_encoder_3")}
 PUBLISHED_CLIP = "ViT-L-14:openai"  # the CLIP whose text encoder Stable Diffusion reads with
+_PUBLISHED_DTYPE = {"unet": "fp32", "mmdit": "bf16"}  # what the project's presets of the published models hold them in
+_TINY_VAE = {"unet": "madebyollin/taesd", "mmdit": "madebyollin/taesd3"}  # for the latents of the published models
 _SEPARATE_ENCODERS = ("clip_l.safetensors", "clip_g.safetensors")  # beside Stable Diffusion 3.5's single file
 
 
@@ -53,7 +57,20 @@ def require_model(preset: ModelPreset) -> Path:
     if (missing := missing_file(preset, path)) is not None:
         raise ModelNotFound(f"model: {missing} does not exist; {_remedy(preset, missing)}.")
     _require_family(preset, family_of_folder(path), path)
+    _require_honest_files(preset, path)
     return path
+
+
+def _require_honest_files(preset: ModelPreset, folder: Path) -> None:
+    """Raises ModelNotFound for weights that are none, judged by their headers, and texts that nobody should read whole."""
+    for part in parts(folder):
+        for path in sorted((folder / part).iterdir()):
+            if path.suffix in (".json", ".txt", ".model") and path.stat().st_size > MAX_CONFIG:
+                raise ModelNotFound(
+                    f"model: a file is damaged ({path} is longer than {MAX_CONFIG >> 20} MB); restore the folder.")
+        if not part.startswith(("tokenizer", "scheduler")) and not (part == "vae" and preset.vae):
+            for path in weight_files(folder / part, preset.variant):
+                read_header(path)
 
 
 def _require_family(preset: ModelPreset, family: Family, path: Path) -> None:
@@ -117,9 +134,27 @@ def _cached_snapshot(preset: ModelPreset, repo_id: str) -> Path:
     try:
         return Path(snapshot_download(repo_id, local_files_only=True))
     except (OSError, HFValidationError):
+        known = preset.name if preset.name in model_presets() else repo_id  # not one of the user's own so far
         raise ModelNotFound(
-            f"model: '{repo_id}' is not on this computer; get it with 'python -m spf download {preset.name}', "
+            f"model: '{repo_id}' is not on this computer; get it with 'python -m spf download {known}', "
             "or choose another model.") from None
+
+
+def tiny_vae_folder(preset: ModelPreset) -> Path | None:
+    """Where the tiny autoencoder for a model's latents is; None if it is a hub id that this computer does not have.
+
+    Raises ModelNotFound for a folder that is named and not there.
+    """
+    text = preset.tiny_vae or _TINY_VAE[preset.family]
+    if is_hub_id(text):
+        try:
+            return _cached_snapshot(preset, text)
+        except ModelNotFound:
+            return None
+    path = REPOSITORY / Path(text).expanduser()
+    if not (path / "config.json").is_file():
+        raise ModelNotFound(f"tiny_vae: {path} does not exist or holds no config.json; correct it or leave it out.")
+    return path
 
 
 def missing_file(preset: ModelPreset, folder: Path) -> Path | None:
@@ -139,10 +174,11 @@ def parts(folder: Path) -> tuple[str, ...]:
 
     def has(part: str) -> bool:
         if listed is None:
-            return part in _PARTS[family] or (folder / part).is_dir()
-        return (listed.get(part) or [None])[0] is not None
+            return (folder / part).is_dir()
+        kind = listed.get(part)  # [library, class], or [null, null]
+        return isinstance(kind, list) and any(name is not None for name in kind)
 
-    return tuple(part for part in (*_PARTS[family], *_OPTIONAL[family]) if has(part))
+    return (*_PARTS[family], *(part for part in _OPTIONAL[family] if has(part)))
 
 
 def _files_of(folder: Path, variant: str | None) -> tuple[Path, ...]:
@@ -196,9 +232,15 @@ def denoiser_hash(preset: ModelPreset) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, mtime_ns: int, size: int) -> str:
-    """Of a file as it is at that time: gigabytes are not read again for every portrait."""
+    """Of a file as it is at that time: gigabytes are not read again for every portrait, and never those of no model."""
+    read_header(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names_place(text: str) -> bool:
+    """Whether a text that stands for a model says where one is: a folder, a file or a hub id, and not the name of a preset."""
+    return text not in model_presets() and (bool(set(text) & {"/", "\\"}) or text.endswith(".safetensors"))
 
 
 def register_model(where: str) -> ModelPreset:
@@ -206,10 +248,19 @@ def register_model(where: str) -> ModelPreset:
 
     The same place keeps its name. Raises ModelNotFound if nothing there is a model that runs here; then nothing is written.
     """
+    preset = described(where)
+    if preset.name not in model_presets():
+        _write_preset(preset)
+    return preset
+
+
+def described(where: str) -> ModelPreset:
+    """The preset that a folder, single file or hub id has, or would get from `register_model`. Raises as that does."""
     place = where if is_hub_id(where) and not Path(where).expanduser().exists() else str(Path(where).expanduser().resolve())
     for name in model_presets():
-        if (known := model_preset(name)).pretrained_model_name_or_path == place:
-            return known
+        with suppress(InvalidInput):  # a damaged preset stands for no place; asking for it by name says what is wrong
+            if (known := model_preset(name)).pretrained_model_name_or_path == place:
+                return known
     values = {"name": _free_name(place), "title": place.rsplit("/", 1)[-1], "pretrained_model_name_or_path": place,
               "clip": PUBLISHED_CLIP, "base_text": "a portrait photo of a person, with short hair"}
     preset = parse(ModelPreset, values | {"family": "unet", "resolution": 512})
@@ -218,9 +269,10 @@ def register_model(where: str) -> ModelPreset:
     values |= {"family": family, "resolution": _resolution(path, family)}
     if (path / "clip" / "open_clip_config.json").is_file():
         values["clip"] = str(path / "clip")
+    if _is_published(path, family):
+        values["dtype"] = _PUBLISHED_DTYPE[family]
     preset = parse(ModelPreset, values)
     require_model(preset)
-    _write_preset(preset)
     return preset
 
 
@@ -232,6 +284,15 @@ def _free_name(place: str) -> str:
         number += 1
         name = f"{stem}-{number}"
     return name
+
+
+def _is_published(path: Path, family: Family) -> bool:
+    """Whether a model has the architecture of the published one of its family, as every single file must have."""
+    if path.is_file():
+        return True
+    own, published = (read_config(folder / DENOISER[family] / "config.json") for folder in (path, PUBLISHED[family]))
+    return all(own[key] == value for key, value in published.items()
+               if key in own and not key.startswith("_") and key != "sample_size")
 
 
 def _resolution(path: Path, family: Family) -> int:
@@ -254,20 +315,30 @@ def download(preset: ModelPreset) -> Path:
 
     Raises ModelNotFound if the hub cannot be reached or has no such model, or what came is no model that runs here.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     repo_id = preset.pretrained_model_name_or_path
     if not is_hub_id(repo_id):
         raise ModelNotFound(f"model: '{preset.name}' is not on the hub but in {repo_id}; there is nothing to download.")
+    _fetch(repo_id, preset.variant)
+    return require_model(preset)
+
+
+def download_hub_id(repo_id: str) -> ModelPreset:
+    """Fetch a model that no preset names, and make it one of this user's own. Raises what `download` raises."""
+    _fetch(repo_id, None)
+    return register_model(repo_id)
+
+
+def _fetch(repo_id: str, variant: str | None) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     parts = [part for family in _PARTS for part in (*_PARTS[family], *_OPTIONAL[family])]
-    suffix = f"*.{preset.variant}*.safetensors" if preset.variant else "*model*.safetensors"
+    suffix = f"*.{variant}*.safetensors" if variant else "*model*.safetensors"
     patterns = ["model_index.json", *(f"{part}/{end}" for part in parts for end in ("*.json", "*.txt", "*.model", suffix))]
-    ignored = [] if preset.variant else ["*.fp16.*", "*.non_ema.*"]
+    ignored = [] if variant else ["*.fp16.*", "*.non_ema.*"]
     try:
         snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=ignored, etag_timeout=5)
     except (OSError, HFValidationError, HfHubHTTPError) as error:
         reason = str(error).split("\n")[0][:160]
         raise ModelNotFound(f"model: '{repo_id}' cannot be downloaded ({reason}); check the connection, and whether its licence "
                             "must be accepted.") from None
-    return require_model(preset)

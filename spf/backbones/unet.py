@@ -84,9 +84,8 @@ class UNetBackbone(LatentDiffusion):
 
     def predict(self, x_t: Tensor, t: Tensor, text: TextFeatures) -> Tensor:
         arguments = parallel_attention.arguments(self.denoiser, text)
-        dtype = self.denoiser.dtype  # fp16 or bf16 stays inside: what comes in and goes out is float32
         return self.denoiser(
-            x_t.to(dtype), t, text.embeddings.to(dtype), cross_attention_kwargs=arguments).sample.to(x_t.dtype)
+            x_t.to(self.dtype), t, text.embeddings.to(self.dtype), cross_attention_kwargs=arguments).sample.to(x_t.dtype)
 
     @contextmanager
     def capture(self) -> Iterator[_CrossAttention]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from unittest.mock import patch
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -17,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from spf.backbones import headers, loading, single_file
 from spf.backbones.vocabulary import SIZE
 from spf.config import ModelPreset
 from spf.export import original
@@ -106,3 +113,42 @@ def write(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype = torch.flo
 def preset(path: Path | str, family: str = "unet", **more) -> ModelPreset:
     return ModelPreset(name="published", title="Published", family=family, pretrained_model_name_or_path=str(path), clip="none",
                        resolution=64, base_text="a person", **more)
+
+
+@contextmanager
+def headers_alone() -> Iterator[dict[Path, int]]:
+    """Inside, a weights file may be read no further than its header goes, and nothing may be made of it.
+
+    Yields how far each file was read, in bytes: a bound that no busy machine moves. What is refused inside has cost one header,
+    whatever size the file has, and leaves no network half loaded.
+    """
+    read: dict[Path, int] = {}
+
+    class Watched(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            content = super().read(size)
+            read[Path(self.name)] = max(read.get(Path(self.name), 0), self.tell())
+            return content
+
+    def forbidden(*_args, **_options):
+        pytest.fail("weights were read, or a network was built from them, before the file was refused")
+
+    places = [(loading, "_read"), (single_file, "safe_open"), (torch, "load")]
+    with patch.object(headers, "open", Watched, create=True):
+        for module, name in places:
+            patcher = patch.object(module, name, forbidden)
+            patcher.start()
+        try:
+            yield read
+        finally:
+            patch.stopall()
+    for path, end in read.items():
+        assert end <= header_end(path), f"{end} bytes of {path} were read"
+
+
+def header_end(path: Path) -> int:
+    """Bytes up to the end of a file's header, or of what must be read to see that it has none."""
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
+    whole = 2 <= length <= min(path.stat().st_size - 8, headers.MAX_HEADER)
+    return 8 + length if whole else 9

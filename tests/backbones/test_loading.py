@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import socket
 
 import huggingface_hub
 import open_clip
@@ -188,13 +189,13 @@ def edit(folder, part, **values):
 def test_a_folder_of_another_kind_is_refused(sd15_folder, tmp_path, part, values, words):
     shutil.copytree(sd15_folder, tmp_path / "model")
     edit(tmp_path / "model", part, **values)
-    with pytest.raises(ModelNotFound, match=words):
+    with published.headers_alone(), pytest.raises(ModelNotFound, match=words):
         load_backbone(preset(tmp_path / "model"))
 
 
 def test_a_folder_of_the_other_family_is_refused(sd15_folder, sd35_folder, sd15_file):
     for path, family in ((sd15_folder, "mmdit"), (sd35_folder, "unet"), (sd15_file, "mmdit")):
-        with pytest.raises(ModelNotFound, match="choose the preset of that family"):
+        with published.headers_alone(), pytest.raises(ModelNotFound, match="choose the preset of that family"):
             load_backbone(preset(path, family))
 
 
@@ -205,7 +206,7 @@ def test_a_component_that_lacks_a_tensor_is_never_filled_with_noise(sd15, sd15_f
     tensors = sd15[part].state_dict()
     gone = list(tensors)[len(tensors) // 2]
     write(tmp_path / "model" / part / f"{file}.safetensors", {name: value for name, value in tensors.items() if name != gone})
-    with pytest.raises(ModelNotFound, match=f"lacks tensor '{gone.removeprefix('text_model.')}'"):
+    with published.headers_alone(), pytest.raises(ModelNotFound, match=f"lacks tensor '{gone.removeprefix('text_model.')}'"):
         load_backbone(preset(tmp_path / "model"))
 
 
@@ -236,7 +237,9 @@ def test_an_empty_vocabulary_is_refused(sd15_folder, tmp_path):
 
 def test_a_hub_model_is_read_from_the_local_cache_only(sd15_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelNotFound, match="'someone/portraits' is not on this computer; get it with 'python -m spf download"):
+    for name in ("connect", "connect_ex"):  # also where the hub cannot be reached, nobody waits for it
+        monkeypatch.setattr(socket.socket, name, lambda *args: pytest.fail("the network was asked"))
+    with pytest.raises(ModelNotFound, match="is not on this computer; get it with 'python -m spf download someone/portraits'"):
         load_backbone(preset("someone/portraits"))
     cached = tmp_path / "models--someone--portraits"
     shutil.copytree(sd15_folder, cached / "snapshots" / ("0" * 40))
@@ -246,3 +249,11 @@ def test_a_hub_model_is_read_from_the_local_cache_only(sd15_folder, tmp_path, mo
     (cached / "snapshots" / ("0" * 40) / "vae" / "config.json").unlink()  # a download that was broken off
     with pytest.raises(ModelNotFound, match="vae/config.json does not exist"):
         load_backbone(preset("someone/portraits"))
+
+
+def test_a_hub_id_that_no_preset_names_is_fetched_and_becomes_a_model(sd15_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda _, **options: asked.append(options) or str(sd15_folder))
+    made = source.download_hub_id("someone/portraits")
+    assert made.name == "portraits" and "*.fp16.*" in asked[0]["ignore_patterns"] and "local_files_only" not in asked[0]
+    assert source.register_model("someone/portraits") == made
