@@ -30,7 +30,7 @@ def caption_folder(folder: Path, caption: Caption, targets: Sequence[str] = (), 
     A target phrase that a caption does not say is added to its end. Raises DataError for a folder whose texts are in
     metadata.jsonl, without pictures, or with a picture that cannot be read; every picture is read before any text is written.
     """
-    names = _pictures(folder)
+    names = pictures_of(folder)
     wanted = [name for name in names if replace or not _caption_file(folder / name).exists()]
     texts: dict[str, str] = {}
     for start in tqdm(range(0, len(wanted), AT_ONCE), desc="captioning", unit="batch", disable=not wanted):
@@ -50,7 +50,8 @@ def with_targets(text: str, targets: Sequence[str]) -> str:
     return ", ".join(part for part in [clean(text).rstrip(" ,."), *missing] if part)
 
 
-def _pictures(folder: Path) -> list[str]:
+def pictures_of(folder: Path) -> list[str]:
+    """Names of the pictures whose captions are files beside them. Raises DataError for a folder that has none."""
     for root in (folder, folder / "train"):
         if (root / METADATA).is_file():
             raise DataError(f"{shown(str(root / METADATA), 200)} holds the texts of this folder; change them there")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spf.data import likeness, metadata, pictures
+from spf.data import buckets, likeness, metadata, pictures
 from spf.data.captions import Reading
 from spf.data.layouts import Layout, read_layout
 from spf.data.metadata import EXAMPLE, MASKS, METADATA, Row
@@ -38,6 +38,7 @@ class Report:
     targets: Mapping[str, int] = field(default_factory=dict)  # target phrase -> rows, the most frequent first
     smallest: tuple[int, int] | None = None  # (width, height) in pixels of the picture with the fewest
     largest: tuple[int, int] | None = None
+    buckets: Mapping[str, int] = field(default_factory=dict)  # of `aspect_ratio_buckets`, where a resolution was given
 
     @property
     def ok(self) -> bool:
@@ -53,6 +54,8 @@ class Report:
             lines.append(f"Target phrases ({len(self.targets)}): {', '.join(phrases)}")
         if self.smallest and self.largest:
             lines.append("Sizes: {}x{} to {}x{}".format(*self.smallest, *self.largest))
+        if self.buckets:
+            lines.append(f"With aspect_ratio_buckets: {buckets.in_words(self.buckets)}")
         lines += _section("Problems", self.problems, len(self.problems))
         lines += _section("Warnings", self.warnings, WARNINGS_SHOWN)
         return "\n".join(lines)
@@ -70,28 +73,29 @@ class Report:
             "targets": dict(self.targets),
             "smallest": self.smallest,
             "largest": self.largest,
+            "buckets": dict(self.buckets),
         }
 
 
 def check_folder(folder: Path, *, minimum_size: int = MINIMUM_SIZE, reading: Reading = Reading(),
-                 window: Window | None = None) -> Report:
+                 window: Window | None = None, resolution: int | None = None) -> Report:
     """Look at every line and every picture of a folder. Never raises for what is in it.
 
     `minimum_size` is the shortest side, in pixels, that a picture may have. `reading` says what captions are split by,
-    `window` whether the model's text encoder can read a pair of texts.
+    `window` whether the model's text encoder can read a pair of texts, `resolution` what squares the model draws.
     """
-    return examine(folder, minimum_size, reading, window)[0]
+    return examine(folder, minimum_size, reading, window, resolution)[0]
 
 
 def examine(folder: Path, minimum_size: int, reading: Reading = Reading(),
-            window: Window | None = None) -> tuple[Report, list[tuple[Path, Row]]]:
+            window: Window | None = None, resolution: int | None = None) -> tuple[Report, list[tuple[Path, Row]]]:
     """The report, and (path of the picture, row) of each row that has no problem."""
     layout = read_layout(Path(folder), reading)
     if not layout.kind:
         return Report(folder, problems=tuple(layout.problems), warnings=tuple(layout.warnings)), []
     check = _Check(layout, minimum_size, window)
     check.run()
-    return check.report(folder), [(layout.root / row.file_name, row) for row in check.usable()]
+    return check.report(folder, resolution), [(layout.root / row.file_name, row) for row in check.usable()]
 
 
 class _Check:
@@ -128,14 +132,15 @@ class _Check:
         bad = {_place(problem.line, problem.file) for problem in self.problems}
         return [row for row in self.rows if _place(row.line, row.file_name) not in bad]
 
-    def report(self, folder: Path) -> Report:
+    def report(self, folder: Path, resolution: int | None = None) -> Report:
         usable = self.usable()
-        sizes = sorted((self._size(row) for row in usable), key=lambda size: size[0] * size[1])
+        sizes = sorted((self._facts(row).size for row in usable), key=lambda size: size[0] * size[1])
+        shapes = buckets.counted(buckets.bucket_of(self._facts(row).upright, resolution) for row in usable) if resolution else {}
         targets = Counter(row.target_text for row in usable)
         return Report(
             folder, self.layout.kind, len(usable), sum(row.repeats for row in usable), tuple(self.problems),
             tuple(self.warnings), dict(targets.most_common()),
-            sizes[0] if sizes else None, sizes[-1] if sizes else None)
+            sizes[0] if sizes else None, sizes[-1] if sizes else None, shapes)
 
     def _picture(self, row: Row) -> None:
         """Inspect a row's picture once; every row that names it gets the problem."""
@@ -250,10 +255,10 @@ class _Check:
     def _warn(self, row: Row, kind: str, message: str) -> None:
         self.warnings.append(Problem(row.file_name, row.line, kind, message))
 
-    def _size(self, row: Row) -> tuple[int, int]:
+    def _facts(self, row: Row) -> Facts:
         facts = self.facts[_key(row)]
         assert isinstance(facts, Facts)  # usable rows have no problem
-        return facts.size
+        return facts
 
 
 def _key(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,11 +14,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from spf.config import Crop
-from spf.data.captions import Reading
 from spf.data.pictures import crop_box, load_whole, to_array
-from spf.data.records import Record, read_folder
+from spf.data.records import Record
 from spf.data.writer import UPLOAD_SIDE, write_folder
 from spf.errors import DataError
+from spf.files import staged
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 FindFace = Callable[[Image.Image], Box | None]
@@ -92,13 +93,13 @@ def windows(size: tuple[int, int]) -> list[Box]:
     return [(offset, 0, offset + side, side) if size[0] > size[1] else (0, offset, side, offset + side) for offset in offsets]
 
 
-def crop_folder(folder: Path, out: Path, crop: Crop, find_face: FindFace | None, reading: Reading = Reading(),
-                preview: Path | None = None) -> dict[str, Any]:
-    """Write the squares of a picture folder to `out`, as a picture folder; what was cut about what.
+def crop_records(records: Sequence[Record], out: Path, crop: Crop, find_face: FindFace | None,
+                 preview: Path | None = None) -> dict[str, Any]:
+    """Write the squares of pictures (of `records_to_copy`) to `out`, as a picture folder; what was cut about what.
 
     `preview` is a PNG that shows the whole pictures with the squares drawn in. Raises DataError; then nothing is written.
     """
-    records, cuts, shown = read_folder(folder, reading=reading), [], []
+    cuts, shown = [], []
     unique = list({record.path: record for record in records}.values())  # repeats are one picture
 
     def squares() -> Iterator[tuple[Image.Image, str, str]]:
@@ -108,10 +109,14 @@ def crop_folder(folder: Path, out: Path, crop: Crop, find_face: FindFace | None,
             if preview and len(shown) < MOST_SHOWN:
                 shown.append(_framed(image, cuts[-1]))
             yield image.crop(cuts[-1].box), record.base_text, record.target_text
+        if sheet:
+            _sheet(shown).save(sheet, format="PNG")
 
-    write_folder(out, squares())
-    if preview:
-        _save_sheet(shown, preview)
+    try:
+        with staged(preview) if preview else nullcontext() as sheet:
+            write_folder(out, squares())
+    except OSError as error:
+        raise DataError(f"--preview: {preview} cannot be written ({error.strerror or error}); choose another file") from None
     return _told(unique, cuts)
 
 
@@ -129,12 +134,9 @@ def _framed(image: Image.Image, cut: Cut) -> Image.Image:
     return small
 
 
-def _save_sheet(pictures: Sequence[Image.Image], path: Path) -> None:
+def _sheet(pictures: Sequence[Image.Image]) -> Image.Image:
     rows = -(-len(pictures) // SHEET_WIDTH)
     sheet = Image.new("RGB", (SHOWN * min(SHEET_WIDTH, len(pictures)), SHOWN * rows), "black")
     for index, picture in enumerate(pictures):
         sheet.paste(picture, (SHOWN * (index % SHEET_WIDTH), SHOWN * (index // SHEET_WIDTH)))
-    try:
-        sheet.save(path, format="PNG")
-    except OSError as error:
-        raise DataError(f"--preview: {path} cannot be written ({error.strerror or error}); choose another file") from None
+    return sheet

@@ -38,13 +38,11 @@ class Step:
     removed: tuple[str, ...] = ()  # the lines that were taken out
 
 
-def set_texts(folder: Path, row: Row, base_text: str, target_text: str, reading: Reading = Reading()) -> None:
-    """Give a listed picture other texts. Raises DataError for unusable texts, and for a row that is not there any more."""
-    set_all_texts(folder, {row: (base_text, target_text)}, reading)
-
-
 def set_all_texts(folder: Path, texts: Mapping[Row, tuple[str, str]], reading: Reading = Reading()) -> None:
-    """`set_texts` of several pictures as one step: all or nothing."""
+    """Give listed pictures other texts (base, target), as one step: all or nothing.
+
+    Raises DataError for unusable texts, and for a row that is not there any more.
+    """
     for row, pair in texts.items():
         if complaints := text_complaints(*pair):
             raise DataError(f"{shown(row.file_name)}: {complaints[0][1]}")

@@ -1,4 +1,4 @@
-"""Pictures from disk: refused early if they are not what they should be, then upright, cropped, plain square RGB.
+"""Pictures from disk: refused early if they are not what they should be, then upright, cropped, plain RGB.
 
 Everything that decodes a file of unknown origin goes through `_opened`: three formats, and limits that are read from
 the header before a pixel is allocated.
@@ -23,11 +23,14 @@ from spf.data.likeness import Likeness, likeness_of
 from spf.data.problems import shown
 from spf.errors import DataError
 
+Shape = tuple[int, int]  # (width, height) in pixels
 SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",)}
 MAX_PIXELS = 64 * 10**6
 MAX_BYTES = 100 * 10**6
 MINIMUM_SIZE = 64  # pixels of the shorter side
 PORTRAIT_TOP = 0.15  # of the height that a "portrait" crop leaves out, the share that it leaves out at the top
+
+_LYING = (5, 6, 7, 8)  # EXIF orientations that stand on a side
 
 _TOO_LARGE = f"is larger than {MAX_PIXELS // 10**6} megapixels; scale it down"
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
@@ -53,6 +56,7 @@ class Facts:
 
     format: str  # a key of SUFFIXES
     size: tuple[int, int]  # (width, height) in pixels, as stored
+    upright: tuple[int, int]  # the same, as shown
     digest: bytes  # SHA-256 of the file
     likeness: Likeness  # for finding pictures that look alike
     frames: int = 1  # of an animation; only the first is ever used
@@ -61,25 +65,32 @@ class Facts:
 def inspect_picture(path: Path, minimum_size: int = MINIMUM_SIZE) -> Facts:
     """Decode a picture to see that it can be, by the way that `load_picture` takes. Raises BadPicture."""
     with _opened(path) as image:
-        size = image.size
+        size, upright = image.size, _upright_size(image)
         refuse_small(image, path.name, minimum_size)
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a JPEG with a preview
         image.draft(None, (2 * minimum_size, 2 * minimum_size))
         seen = likeness_of(_plain(image))
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").digest()
-        return Facts("JPEG" if image.format == "MPO" else str(image.format), size, digest, seen, frames)
+        return Facts("JPEG" if image.format == "MPO" else str(image.format), size, upright, digest, seen, frames)
 
 
-def load_picture(path: Path, resolution: int, crop: Crop = "center") -> Image.Image:
-    """A square of a picture as RGB, (resolution, resolution). Raises BadPicture naming the file.
+def load_picture(path: Path, size: int | Shape, crop: Crop = "center") -> Image.Image:
+    """A picture as RGB of `size`: the side of a square, or (width, height). Raises BadPicture naming the file.
 
     Turned upright by its EXIF orientation, cropped, transparency laid over white, resized with Lanczos.
     """
+    shape = (size, size) if isinstance(size, int) else size
     with _opened(path) as image:
-        image.draft(None, (2 * resolution, 2 * resolution))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below this
+        image.draft(None, (2 * max(shape), 2 * max(shape)))  # JPEG only: decodes at 1/2, 1/4 or 1/8, never below this
         image = _plain(image)
-        return _resized(image, (resolution, resolution), crop_box(image.size, crop))
+        return _resized(image, shape, crop_box(image.size, crop, shape))
+
+
+def upright_size(path: Path) -> Shape:
+    """(width, height) of a picture as it is shown, from its header alone. Raises BadPicture."""
+    with _opened(path) as image:
+        return _upright_size(image)
 
 
 def load_whole(path: Path, shortest_side: int, minimum_size: int = MINIMUM_SIZE) -> Image.Image:
@@ -98,27 +109,20 @@ def shrink(image: Image.Image, shortest_side: int) -> Image.Image:
     return _resized(image, (width, height), (0, 0, *image.size))
 
 
-def crop_box(size: tuple[int, int], crop: Crop = "center") -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the square that is used of an upright picture of (width, height) pixels.
+def crop_box(size: Shape, crop: Crop = "center", shape: Shape = (1, 1)) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the part that is used of an upright picture of (width, height) pixels.
 
-    It is as large as fits. "center" leaves as much on one side as on the other. "portrait" leaves, of a picture that is
-    higher than wide, PORTRAIT_TOP of what must go at the top and the rest below: in an upright portrait the head is above
-    the middle. No face is looked for; this project ships no detector, and guessing one from skin colour fails on people.
+    It has the proportions of `shape` and is as large as fits. "center" leaves as much on one side as on the other.
+    "portrait" leaves, of what must go above and below, PORTRAIT_TOP at the top and the rest below: in an upright portrait
+    the head is above the middle. No face is looked for; this project ships no detector, and guessing one from skin
+    colour fails on people.
     """
     width, height = size
-    side = min(width, height)
-    left = (width - side) // 2
-    top = int((height - side) * (PORTRAIT_TOP if crop == "portrait" else 0.5))
-    return left, top, left + side, top + side
-
-
-def preview_crop(path: Path, crop: Crop, shortest_side: int = 512) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """The whole picture for showing, upright RGB, and the square of it, in its own pixels, that training will use.
-
-    Raises BadPicture.
-    """
-    image = load_whole(path, shortest_side, minimum_size=1)
-    return image, crop_box(image.size, crop)
+    scale = min(width / shape[0], height / shape[1])
+    used = min(width, max(1, round(scale * shape[0]))), min(height, max(1, round(scale * shape[1])))
+    left = (width - used[0]) // 2
+    top = int((height - used[1]) * (PORTRAIT_TOP if crop == "portrait" else 0.5))
+    return left, top, left + used[0], top + used[1]
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -198,6 +202,14 @@ def _plain(image: Image.Image) -> Image.Image:
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _upright_size(image: Image.Image) -> Shape:
+    try:
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
+    except Exception:  # as in `_upright`
+        lies = False
+    return (image.height, image.width) if lies else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -13,13 +13,16 @@ from pathlib import Path
 from PIL import Image
 
 from spf.data import pictures
+from spf.data.captions import Reading
 from spf.data.check import Report, check_folder
-from spf.data.metadata import METADATA, text_complaints, to_line
+from spf.data.metadata import MASKS, METADATA, text_complaints, to_line
 from spf.data.pictures import MINIMUM_SIZE, BadPicture
 from spf.data.problems import count, shown
+from spf.data.records import Record, read_folder
 from spf.errors import DataError
-from spf.files import replace_folder
+from spf.files import probe, replace_folder
 
+_PICTURE = r"\d{5,}\.png"
 UPLOAD_SIDE = 1024  # pixels: the shorter side of a stored upload is at most this
 
 Picture = str | Path | Image.Image
@@ -43,6 +46,27 @@ def write_folder(folder: Path, items: Iterable[tuple[Image.Image, str, str]]) ->
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return written
+
+
+def require_free(folder: Path) -> None:
+    """Raises DataError if `write_folder` could not write there, because of what it holds or where it is. Leaves nothing."""
+    folder = Path(os.path.realpath(folder))
+    _refuse_foreign(folder)
+    with _writing(folder):
+        probe(folder)
+
+
+def records_to_copy(folder: Path, out: Path, reading: Reading = Reading()) -> list[Record]:
+    """The records of a folder that are about to be written anew to `out`, in part or changed.
+
+    Raises DataError naming every problem, and where `write_folder` could not write to `out` or would replace the pictures.
+    """
+    require_free(out)
+    records = read_folder(folder, reading=reading)
+    if os.path.realpath(out) in {os.path.realpath(record.path.parent) for record in records}:
+        raise DataError(f"--out: {shown(str(out), 200)} is where the pictures come from, which would be lost; "
+                        "choose another folder")
+    return records
 
 
 def save_upload(
@@ -105,13 +129,20 @@ def _refuse_foreign(folder: Path) -> None:
         if not folder.is_dir():
             raise DataError(f"{shown(str(folder), 200)} is a file; choose another folder")
         names = sorted(os.listdir(folder))
-    foreign = [name for name in names if name != METADATA and not re.fullmatch(r"\d{5,}\.png", name)]
+        foreign = [name for name in names if not _is_own(folder / name)]
     if names and METADATA not in names:
         foreign = foreign or names
     if foreign:
         raise DataError(
             f"{shown(str(folder), 200)} already holds other files ({shown(foreign[0])}, {len(foreign):,} in all); "
             "choose another folder, or empty this one")
+
+
+def _is_own(path: Path) -> bool:
+    """Whether something in a picture folder has a name that is given here, or is a folder of masks, also one begun."""
+    if path.name in (MASKS, f".{MASKS}.partial") and path.is_dir():
+        return all(re.fullmatch(_PICTURE, name) for name in os.listdir(path))
+    return path.name == METADATA or re.fullmatch(_PICTURE, path.name) is not None
 
 
 def _fill(staged: Path, folder: Path, items: Iterable[tuple[Image.Image, str, str]]) -> int:

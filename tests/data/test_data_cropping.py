@@ -1,14 +1,15 @@
 """Squares about a face, about the middle where none is found, the report of which, and the preview."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from spf.data.cropping import SHOWN, crop_folder, cut_of, face_finder, windows
+from spf.data.cropping import SHOWN, crop_records, cut_of, face_finder, windows
 from spf.data.records import read_folder
-from spf.data.writer import write_folder
+from spf.data.writer import records_to_copy, write_folder
 from spf.errors import DataError
 from spf.pocket.recogniser import Recogniser
 
@@ -69,6 +70,10 @@ def mixed(portrait, tmp_path):
     return tmp_path / "mixed"
 
 
+def crop_folder(folder, out, *arguments, **keywords):
+    return crop_records(records_to_copy(folder, out), out, *arguments, **keywords)
+
+
 def test_a_folder_is_cut_and_told(mixed, find, tmp_path):
     done = crop_folder(mixed, tmp_path / "out", "center", find, preview=tmp_path / "sheet.png")
     assert (done["pictures"], done["face"], done["middle"]) == (2, 1, 1)
@@ -98,3 +103,36 @@ def test_bad_folders_write_nothing(mixed, tmp_path):
     with pytest.raises(DataError, match="00001.png"):
         crop_folder(mixed, tmp_path / "out", "center", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preview_that_cannot_be_written_leaves_no_squares(mixed, tmp_path, monkeypatch):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="--preview: /proc/gone.png cannot be written"):
+        crop_folder(mixed, tmp_path / "out", "center", None, preview=Path("/proc/gone.png"))
+    save = Image.Image.save
+
+    def full(image, path, **keywords):
+        if ".sheet.png" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(image, path, **keywords)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(DataError, match="No space left"):
+        crop_folder(mixed, tmp_path / "out", "center", None, preview=tmp_path / "sheet.png")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("inside", ["mixed", "out"])
+def test_a_preview_is_no_picture_of_a_set(mixed, command_line, tmp_path, inside):
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = command_line("dataset", "crop", str(mixed), "--out", str(tmp_path / "out"), "--about", "center",
+                                    "--preview", str(tmp_path / inside / "sheet.png"))
+    assert (status, out) == (2, "") and f"lies in {tmp_path / inside}" in err and sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_pictures_that_are_cut_are_never_replaced(mixed):
+    before = {path.name: path.read_bytes() for path in mixed.iterdir()}
+    with pytest.raises(DataError, match="--out: .* is where the pictures come from"):
+        crop_folder(mixed, mixed / ".." / mixed.name, "center", None)
+    assert {path.name: path.read_bytes() for path in mixed.iterdir()} == before

@@ -25,10 +25,14 @@ def listed(folder, reading=Reading()) -> list[tuple[str, str, str]]:
     return [(row.file_name, row.base_text, row.target_text) for row in read_layout(folder, reading).rows]
 
 
+def set_texts(folder, row, base_text, target_text, reading=Reading()):
+    edit.set_all_texts(folder, {row: (base_text, target_text)}, reading)
+
+
 def test_texts_of_one_picture(picture_set):
     folder = picture_set()
     before = listed(folder)
-    edit.set_texts(folder, read_layout(folder).rows[3], " a  man ", "a turban")
+    set_texts(folder, read_layout(folder).rows[3], " a  man ", "a turban")
     assert listed(folder) == [*before[:3], ("3.png", "a man", "a turban"), *before[4:]]
     assert check_folder(folder).ok and [step.what for step in edit.steps(folder)] == ["texts of 3.png"]
     assert edit.undo(folder) == ["texts of 3.png"] and listed(folder) == before and edit.steps(folder) == []
@@ -37,7 +41,7 @@ def test_texts_of_one_picture(picture_set):
 def test_further_columns_and_other_lines_stay_as_they_are(picture_set, row):
     folder = picture_set(row("0.png", author="me", repeats=2, base_text="again"), "{broken", "", count=2)
     content = (folder / METADATA).read_text().split("\n")
-    edit.set_texts(folder, read_layout(folder).rows[2], "a man", "a hat")
+    set_texts(folder, read_layout(folder).rows[2], "a man", "a hat")
     after = (folder / METADATA).read_text().split("\n")
     assert after[:2] == content[:2] and after[3] == "{broken"
     assert json.loads(after[2]) == row("0.png", author="me", repeats=2, base_text="a man", target_text="a hat")
@@ -73,7 +77,7 @@ def test_caption_files_become_metadata_and_come_back_by_undo(tmp_path, picture):
         picture(index).save(folder / f"{index}.png")
         (folder / f"{index}.txt").write_text(caption)
     before = listed(folder, HAT)
-    edit.set_texts(folder, read_layout(folder, HAT).rows[2], "a child", "a winter hat", HAT)
+    set_texts(folder, read_layout(folder, HAT).rows[2], "a child", "a winter hat", HAT)
     assert listed(folder) == [*before[:2], ("2.png", "a child", "a winter hat")]
     assert len(read_folder(folder)) == 3
     edit.undo(folder)
@@ -105,7 +109,7 @@ def test_unusable_texts_change_nothing(picture_set, base, target, words):
     folder = picture_set()
     before = (folder / METADATA).read_bytes()
     with pytest.raises(DataError, match=words):
-        edit.set_texts(folder, read_layout(folder).rows[0], base, target)
+        set_texts(folder, read_layout(folder).rows[0], base, target)
     assert (folder / METADATA).read_bytes() == before and edit.steps(folder) == []
 
 
@@ -114,7 +118,7 @@ def test_somebody_else_was_quicker(picture_set):
     rows = read_layout(folder).rows
     edit.remove(folder, rows[:1])
     with pytest.raises(DataError, match="changed meanwhile"):
-        edit.set_texts(folder, rows[4], "a man", "a hat")
+        set_texts(folder, rows[4], "a man", "a hat")
     with pytest.raises(DataError, match="changed meanwhile"):
         edit.remove(folder, rows[:1])
 
@@ -145,7 +149,7 @@ def test_a_full_disk_leaves_the_old_list_and_every_step(picture_set, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(call, full)
         with pytest.raises(DataError, match="No space left"):
-            edit.set_texts(folder, read_layout(folder).rows[0], "a man", "a hat")
+            set_texts(folder, read_layout(folder).rows[0], "a man", "a hat")
     assert listed(folder) == before and not list(folder.rglob("*.partial"))
     edit.undo(folder, 10)
     assert len(listed(folder)) == 8
@@ -164,7 +168,7 @@ def test_only_so_many_steps_are_kept(picture_set, monkeypatch):
     monkeypatch.setattr(edit, "STEPS_KEPT", 3)
     folder = picture_set()
     for index in range(6):
-        edit.set_texts(folder, read_layout(folder).rows[0], f"a man, number {index}", "a hat")
+        set_texts(folder, read_layout(folder).rows[0], f"a man, number {index}", "a hat")
     assert len(edit.undo(folder, 100)) == 3 and listed(folder)[0][1] == "a man, number 2"
 
 
@@ -196,7 +200,7 @@ def test_undo_is_the_way_back_through_any_changes(tmp_path_factory, sequence, ca
                 now = past.pop()
         elif kind == "set":
             past.append(now)
-            edit.set_texts(folder, row, text, "a winter hat", HAT)
+            set_texts(folder, row, text, "a winter hat", HAT)
             now = [(row.file_name, " ".join(text.split()), "a winter hat") if item[0] == row.file_name else item for item in now]
         elif kind == "remove" and len(rows) > 1:
             past.append(now)
