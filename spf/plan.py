@@ -7,6 +7,7 @@ the real stages through on fake tensors, which have shapes and lifetimes but no 
 from __future__ import annotations
 
 import json
+import warnings
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,17 +25,22 @@ from torch.utils._pytree import tree_leaves
 from spf.backbones import mmdit, sizes, unet
 from spf.backbones.base import Backbone, TextFeatures
 from spf.backbones.layouts import DENOISER
-from spf.backbones.loading import DTYPES, scheduler_of
+from spf.backbones.loading import DTYPES, architecture_of, scheduler_of
 from spf.backbones.source import PUBLISHED, is_downloaded, is_hub_id, locate
 from spf.clip import Clip
-from spf.config import REPOSITORY, MethodConfig, ModelPreset, model_preset
+from spf.config import REPOSITORY, MethodConfig, ModelPreset
 from spf.data.batches import Examples
 from spf.errors import InvalidInput
 from spf.training.stages import DualPathStage, FineTuneStage, Stage
 
 MAX_BATCH = 1024
 _PHRASES = 6  # of a base text; their number hardly counts
+_CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
 _ADAM_MOMENTS, _ADAM_8BIT = 2, 0.25  # values kept per trained parameter, and how much 8-bit Adam takes of that
+
+
+# torch asks a fake tensor of a convolution where its data is, and warns of its own question
+warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
 
 
 @dataclass(frozen=True)
@@ -63,16 +69,15 @@ def ladder() -> list[Option]:
             replace(second, bf16=True, gradient_checkpointing=True, tiny_autoencoder=True)]
 
 
-def plan(model: str, batch: int, resolution: int | None = None) -> dict[str, Any]:
+def plan(preset: ModelPreset, batch: int, resolution: int | None = None) -> dict[str, Any]:
     """Predicted peaks in GB (1e9 bytes) of every option. Raises ModelNotFound or InvalidInput."""
-    preset = model_preset(model)
     side = resolution or preset.resolution
     if not 1 <= batch <= MAX_BATCH:
         raise InvalidInput("--batch", f"must lie between 1 and {MAX_BATCH} (got {batch})")
     if not 64 <= side <= 2048 or side % 16:
         raise InvalidInput("--resolution", f"must lie between 64 and 2048 and be a multiple of 16 (got {side})")
     rows = [{"option": str(option), **_peaks(preset, option, batch, side)} for option in ladder()]
-    return {"model": model, "batch": batch, "resolution": side,
+    return {"model": preset.name, "batch": batch, "resolution": side,
             "parameters": parameter_counts(preset), "options": rows}
 
 
@@ -115,19 +120,20 @@ def predict(preset: ModelPreset, option: Option, batch: int, side: int) -> dict[
 
 def parameter_counts(preset: ModelPreset) -> dict[str, int]:
     """By component, with the CLIP of the losses."""
-    clip = sum(parameter.numel() for parameter in _empty_clip(preset).model.parameters())
+    clip = sum(parameter.numel() for parameter in empty_clip(preset).model.parameters())
     return {**sizes.parameter_counts(folder_of(preset)), "clip": clip}
 
 
 def folder_of(preset: ModelPreset) -> Path:
-    """Where the model's component configurations are: its own folder, or the published ones."""
+    """Where the model's component configurations are: its own folder, or those that its single file is read by."""
     if is_hub_id(preset.pretrained_model_name_or_path) and not is_downloaded(preset):
         return PUBLISHED[preset.family]
     path = locate(preset)
-    return path if path.is_dir() else PUBLISHED[preset.family]
+    return path if path.is_dir() else architecture_of(preset)
 
 
-def _empty_clip(preset: ModelPreset) -> Clip:
+def empty_clip(preset: ModelPreset) -> Clip:
+    """The CLIP of the losses on the meta device."""
     with torch.device("meta"):
         model = open_clip.CLIP(**_clip_config(preset))
     return Clip(model, None, (0.5,) * 3, (0.5,) * 3)
@@ -141,7 +147,11 @@ def _clip_config(preset: ModelPreset) -> dict[str, Any]:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of tensors that come into being inside the block and are still alive; `peak` is the most there ever were."""
+    """Bytes of tensors that come into being inside the block and are still alive; `peak` is the most there ever were.
+
+    A convolution works on copies of its input, weight and output in a layout of its own (oneDNN's blocked one): while it
+    runs they count too.
+    """
 
     def __init__(self, known: list[Tensor]):
         super().__init__()
@@ -153,6 +163,8 @@ class LiveBytes(TorchDispatchMode):
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
+        if func.overloadpacket in _CONVOLUTIONS:
+            self.peak = max(self.peak, self.live + _scratch(func.overloadpacket, args, output))
         return output
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -168,13 +180,19 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
+def _scratch(convolution: Any, args: tuple[Any, ...], output: Any) -> int:
+    """Bytes of the copies that a convolution, or its backward, which begins with the output's gradient, works on."""
+    tensors = (args[0], args[1], output) if convolution is torch.ops.aten.convolution else args[:3]
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+
+
 @contextmanager
 def fake_step(preset: ModelPreset, option: Option, batch: int, side: int):
     """(run, trained): `run()` does forward and backward of a stage and returns its peak in bytes; parameters trained."""
-    mode, networks, clip = FakeTensorMode(allow_non_fake_inputs=True), _networks(preset, option), _empty_clip(preset)
+    mode, networks, clip = FakeTensorMode(allow_non_fake_inputs=True), empty_networks(preset, option), empty_clip(preset)
     for network in (*networks.values(), clip.model):
-        _become_fake(network, mode)
-    reference = _backbone(preset, networks)
+        become_fake(network, mode)
+    reference = backbone_of(preset, networks)
     response = reference.fork()
     with mode:
         for _, parameter in response.trainable_parameters(option.trainable):
@@ -198,7 +216,7 @@ def fake_step(preset: ModelPreset, option: Option, batch: int, side: int):
         yield run, trained
 
 
-def _become_fake(module: nn.Module, mode: FakeTensorMode) -> None:
+def become_fake(module: nn.Module, mode: FakeTensorMode) -> None:
     """Its tensors, on the meta device, claim from now on to lie in main memory, so that the same kernels are chosen as there."""
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
@@ -208,15 +226,16 @@ def _become_fake(module: nn.Module, mode: FakeTensorMode) -> None:
                     tensors[name] = nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
 
 
-def _networks(preset: ModelPreset, option: Option) -> dict[str, nn.Module]:
+def empty_networks(preset: ModelPreset, option: Option) -> dict[str, nn.Module]:
     """Denoiser and autoencoder on the meta device, in the preset's dtype."""
     folder, part, dtype = folder_of(preset), DENOISER[preset.family], DTYPES[preset.dtype]
     denoiser = sizes.unshared(folder / part)
     vae = sizes.tiny_autoencoder(denoiser.config.in_channels) if option.tiny_autoencoder else sizes.unshared(folder / "vae")
-    return {"denoiser": denoiser.to(dtype), "vae": vae.to(dtype)}
+    return {name: nn.Module.to(network, dtype) for name, network in (("denoiser", denoiser), ("vae", vae))}  # theirs warns
 
 
-def _backbone(preset: ModelPreset, networks: dict[str, nn.Module]) -> Backbone:
+def backbone_of(preset: ModelPreset, networks: dict[str, nn.Module]) -> Backbone:
+    """A backbone that can be trained, but reads no text."""
     reader, nothing = SimpleNamespace(model_max_length=77), nn.Identity()  # texts are encoded before training
     parts: dict[str, Any] = {**networks, "scheduler": scheduler_of(folder_of(preset), preset.family)}
     if preset.family == "unet":
@@ -230,12 +249,13 @@ def examples(backbone: Backbone, clip: Clip, batch: int, side: int) -> Examples:
     """Examples of the right shapes and no content."""
     embeddings = torch.zeros(batch, clip.model.text_projection.shape[-1])
     channels, h, w = backbone.latent_shape(side)
-    text = _text(backbone, batch)
+    text = text_features(backbone, batch)
     return Examples(torch.zeros(batch, channels, h, w), text, text, torch.zeros(batch, _PHRASES), embeddings, embeddings,
                     tuple([None] * batch))
 
 
-def _text(backbone: Backbone, batch: int) -> TextFeatures:
+def text_features(backbone: Backbone, batch: int) -> TextFeatures:
+    """Prompts of the right shapes and no content."""
     config = backbone.denoiser.config
     is_unet = isinstance(backbone, unet.UNetBackbone)
     tokens = 77 if is_unet else 77 + mmdit.T5_WINDOW

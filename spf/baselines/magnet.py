@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from spf.backbones.base import Backbone, TextFeatures
 from spf.config import MagnetConfig
@@ -25,6 +26,10 @@ _DETERMINERS = frozenset("a an the some his her their its".split())
 # what a picture is, and its sides: no subject
 NO_SUBJECT = frozenset(
     "photo photograph picture image portrait drawing illustration painting view front side back top bottom piece pile".split())
+
+
+# What `_Words.nearest` found, by text encoder, which all forks of a model share: reading all nouns is most of the work.
+_NEAREST: WeakKeyDictionary[nn.Module, dict[tuple, list[str]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,13 @@ class _Words:
 
     def nearest(self, subject: str, count: int) -> list[str]:
         """The subject, and the nouns nearest to it by cosine: `count` in all."""
+        known = _NEAREST.setdefault(self.backbone.networks()["text_encoder"], {})
+        asked = (subject, count, nouns())
+        if asked not in known:
+            known[asked] = self._nearest(subject, count)
+        return known[asked]
+
+    def _nearest(self, subject: str, count: int) -> list[str]:
         words = [subject, *(noun for noun in nouns() if noun != subject)]
         embeddings = self.last(words)
         similarity = F.cosine_similarity(embeddings, embeddings[:1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from spf.backbones.base import Backbone, TextFeatures
 from spf.backbones.fingerprints import Fingerprints, backbone_fingerprints, module_fingerprint
 from spf.clip import Clip
 from spf.config import Crop
+from spf.data.batches import MixedLatents, joined
+from spf.data.buckets import bucket_of
 from spf.data.cache import Entry, TensorCache, key_of
-from spf.data.pictures import load_picture, to_array
+from spf.data.pictures import Shape, load_picture, to_array, upright_size
 from spf.data.records import Record
 from spf.method.phrases import Phrase, Prompt
 
@@ -41,24 +43,29 @@ class Encoder:
             self._own: Fingerprints = backbone_fingerprints(self.backbone)
             self._clip = module_fingerprint(self.clip.model)
 
-    def pictures(self, records: Sequence[Record], resolution: int, crop: Crop) -> tuple[Tensor, Tensor]:
-        """Latents (N, C, h, w) and CLIP embeddings (N, D). Raises BadPicture naming a file that cannot be read."""
-        paths = [record.path for record in records]
-        keys = self._keys(dict.fromkeys(paths), lambda path: {
+    def pictures(self, records: Sequence[Record], resolution: int, crop: Crop, in_buckets: bool = False
+                 ) -> tuple[Tensor | MixedLatents, Tensor]:
+        """Latents (N, C, h, w) and CLIP embeddings (N, D). Raises BadPicture naming a file that cannot be read.
+
+        `in_buckets`: each picture in its bucket's shape instead of the square of `resolution`.
+        """
+        paths, square = [record.path for record in records], (resolution, resolution)
+        shapes = {path: bucket_of(upright_size(path), resolution) if in_buckets else square for path in dict.fromkeys(paths)}
+        keys = self._keys(shapes, lambda path: {
             "kind": "picture", "sha256": _sha256(path), "resolution": resolution, "crop": crop,
-            "vae": self._own.pictures, "clip": self._clip})
+            "vae": self._own.pictures, "clip": self._clip} | ({} if shapes[path] == square else {"shape": shapes[path]}))
         found = self._lookup(keys)
         missing = [path for path in keys if path not in found]
-        for start in tqdm(range(0, len(missing), PICTURES_AT_ONCE), desc="encoding pictures", unit="batch",
-                          disable=not missing):
-            chunk = missing[start:start + PICTURES_AT_ONCE]
-            pixels = torch.stack([torch.from_numpy(to_array(load_picture(path, resolution, crop))) for path in chunk])
+        for chunk in tqdm(_alike(missing, shapes), desc="encoding pictures", unit="batch", disable=not missing):
+            shape = shapes[chunk[0]]
+            pixels = torch.stack([torch.from_numpy(to_array(load_picture(path, shape, crop))) for path in chunk])
             pixels = pixels.to(self.device)
             encoded = zip(self.backbone.encode_images(pixels), self.clip.embed_images(pixels), strict=True)
             for path, (latents, embedding) in zip(chunk, encoded, strict=True):
                 found[path] = self._remember(keys[path], Entry({"latents": latents, "image_embedding": embedding}))
-        return tuple(torch.stack([found[path].tensors[name].to(self.device) for path in paths])
-                     for name in ("latents", "image_embedding"))
+        latents, embeddings = ([found[path].tensors[name].to(self.device) for path in paths]
+                               for name in ("latents", "image_embedding"))
+        return joined(latents), torch.stack(embeddings)
 
     def prompts(self, prompts: Sequence[Prompt]) -> TextFeatures:
         """What `Backbone.encode_prompts` gives. Raises InvalidInput for a target that does not fit."""
@@ -98,6 +105,12 @@ class Encoder:
         if self.cache:
             self.cache.put(key, entry)
         return entry
+
+
+def _alike(paths: Sequence[Path], shapes: Mapping[Path, Shape]) -> list[list[Path]]:
+    """The paths in pieces of at most PICTURES_AT_ONCE, each of one shape."""
+    groups = [[path for path in paths if shapes[path] == shape] for shape in dict.fromkeys(shapes[path] for path in paths)]
+    return [group[start:start + PICTURES_AT_ONCE] for group in groups for start in range(0, len(group), PICTURES_AT_ONCE)]
 
 
 def _entry_of(features: TextFeatures) -> Entry:

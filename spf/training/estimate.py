@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,9 @@ from spf import config as cfg
 from spf.backbones import checkpoints
 from spf.clip import Clip
 from spf.config import TrainConfig
-from spf.data.records import read_training_set
+from spf.data import buckets
+from spf.data.pictures import upright_size
+from spf.data.records import Record, read_training_set
 from spf.training import identity
 from spf.training.devices import accelerator_for, process_count
 from spf.training.examples import prepare
@@ -41,6 +44,7 @@ class Estimate:
     stages: tuple[StageEstimate, ...]
     peak_memory_gb: float
     encoding_seconds: float
+    buckets: dict[str, int]  # "WIDTHxHEIGHT" of the pictures -> how many; empty for squares
 
     @property
     def seconds(self) -> float:
@@ -63,7 +67,8 @@ def estimate(config: TrainConfig, device: torch.device, make_stages: MakeStages 
         response.enable_gradient_checkpointing()
     few = records[:max(config.stage1.train_batch_size, config.stage2.train_batch_size)]
     started = time.perf_counter()
-    examples = prepare(few, reference, clip, preset.resolution, config.method, crop=config.crop)
+    examples = prepare(few, reference, clip, preset.resolution, config.method, crop=config.crop,
+                       in_buckets=config.aspect_ratio_buckets)
     encoding = (time.perf_counter() - started) / len(few) * len(records)
     shown, held_out = identity.split(len(records), config.validation_split, config.seed)
     stages, peak = [], 0
@@ -77,12 +82,19 @@ def estimate(config: TrainConfig, device: torch.device, make_stages: MakeStages 
         stages.append(StageEstimate(
             stage.name, steps, global_batch(settings, process_count()), round(pace, 4), round(pace * steps, 1)))
         peak = max(peak, used_memory(accelerator.device))
-    return Estimate(len(records), len(held_out), tuple(stages), round(peak / 1e9, 2), round(encoding, 1))
+    return Estimate(len(records), len(held_out), tuple(stages), round(peak / 1e9, 2), round(encoding, 1),
+                    _buckets(records, preset.resolution) if config.aspect_ratio_buckets else {})
+
+
+def _buckets(records: Sequence[Record], resolution: int) -> dict[str, int]:
+    return buckets.counted(buckets.bucket_of(upright_size(record.path), resolution) for record in records)
 
 
 def in_words(found: Estimate) -> str:
     """A few lines for a terminal."""
     lines = [f"pictures: {found.pictures}, {found.validation_pictures} of them held out for validation"]
+    if found.buckets:
+        lines.append(f"buckets: {buckets.in_words(found.buckets)}")
     lines += [f"{stage.name}: {stage.steps} steps of {stage.global_batch} samples, {stage.seconds_per_step:.3g} s each"
               for stage in found.stages]
     return "\n".join([*lines, f"time: about {found.seconds / 60:.1f} minutes", f"memory: {found.peak_memory_gb} GB at the peak"])

@@ -25,7 +25,7 @@ def cache_for(config: TrainConfig) -> TensorCache | None:
 
 @torch.no_grad()
 def prepare(records: Sequence[Record], backbone: Backbone, clip: Clip, resolution: int, method: MethodConfig,
-            *, crop: Crop = "center", cache: TensorCache | None = None) -> Examples:
+            *, crop: Crop = "center", in_buckets: bool = False, cache: TensorCache | None = None) -> Examples:
     """Encode a training set, or take from the cache what was encoded before.
 
     Raises DataError for a picture that cannot be read, InvalidInput for an over-long target.
@@ -33,7 +33,7 @@ def prepare(records: Sequence[Record], backbone: Backbone, clip: Clip, resolutio
     encoder = Encoder(backbone, clip, cache)
     full = encoder.prompts([join_prompt(record.base_text, [record.target_text]) for record in records])
     base = encoder.prompts([join_prompt(prompt.base.text, ()) for prompt in full.prompts])
-    latents, images = encoder.pictures(records, resolution, crop)
+    latents, images = encoder.pictures(records, resolution, crop, in_buckets)
     encoder.learn_texts([text.text for prompt in full.prompts for text in (prompt.target, *prompt.phrases)])
     targets = clip.embed_texts([prompt.target.text for prompt in full.prompts])
     if cache:

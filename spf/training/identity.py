@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spf.backbones import checkpoints
+from spf.backbones.source import tiny_vae_folder
 from spf.config import ModelPreset, StageConfig, TrainConfig
 from spf.data.records import Record
 from spf.errors import InvalidInput, ResumeRefused
@@ -20,18 +21,31 @@ SMALLEST_SPLIT = 8  # fewer pictures are all trained on
 # How often something is written or looked at, and what a run is called: none of it changes what is learned.
 _FREE = {"name", "data", "sample_every", "log_every", "checkpoint_every", "checkpoints_kept", "validate_every",
          "early_stop_patience", "divergence_factor", "report_to", "gradient_checkpointing", "offload", "cache_gb"}
+# In the identity only of runs that use them: checkpoints of earlier versions know nothing of them.
+_NEW = {"reference_precision", "tiny_decoder", "aspect_ratio_buckets"}
 
 
 def identity(config: TrainConfig, preset: ModelPreset, records: Sequence[Record], processes: int) -> dict[str, Any]:
     """Dotted names and plain values. Learning rate and length of a stage are left out: they may change on the way."""
-    values = config.model_dump(mode="json", exclude={*_FREE, *STAGES})
+    values = config.model_dump(mode="json", exclude={*_FREE, *_NEW, *STAGES})
     for name in STAGES:
         stage: StageConfig = getattr(config, name)
         values[name] = {"trainable": stage.trainable, "global_batch": global_batch(stage, processes)}
         if stage.use_8bit_adam:  # its moments are no others'
             values[name]["use_8bit_adam"] = True
+    if config.reference_precision != "no":
+        values["reference_precision"] = config.reference_precision
+    if config.aspect_ratio_buckets:
+        values["aspect_ratio_buckets"] = True
+    if config.tiny_decoder:
+        values["enhanced_decoder"] = enhanced_decoder(preset)
     return _flat(values) | {
         "model_sha256": checkpoints.denoiser_hash(preset), "resolution": preset.resolution, "data_sha256": data_sha256(records)}
+
+
+def enhanced_decoder(preset: ModelPreset) -> str:
+    """What decodes for L_enhanced in a run that asks for a tiny decoder: 'tiny', or the model's 'own' where there is none."""
+    return "own" if tiny_vae_folder(preset) is None else "tiny"
 
 
 def data_sha256(records: Sequence[Record]) -> str:

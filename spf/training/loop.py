@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from spf.backbones.trainables import Learner, learning
 from spf.config import StageConfig
-from spf.data.batches import Examples, rows
+from spf.data.batches import Examples
 from spf.errors import Cancelled, Paused
 from spf.method.losses import total_loss
 from spf.training.checkpoint import Best, Checkpoint
@@ -153,16 +153,16 @@ class _Training:
 
     def _one_step(self) -> None:
         step, watch = self.done, self.watch
-        learning_rate = _set_learning_rate(self.optimizer, self.config, step)
+        rate = _set_learning_rate(self.optimizer, learning_rate(self.config, step, self.steps))
         values = self._update(step)
         self.done = step + 1
         last = self.done == self.steps
         measured = self._validate() if last or self.done % watch.validate_every == 0 else {}
         wanted = last or bool(measured) or step % watch.log_every == 0
-        self.ledger.add(step, values, learning_rate, wanted, measured)
+        self.ledger.add(step, values, rate, wanted, measured)
         watch.on_step(self.stage.name, watch.first_step + self.done)
         last = last or self._has_stopped_improving()
-        if last or self.done % watch.sample_every == 0:
+        if watch.sample_every and (last or self.done % watch.sample_every == 0):
             watch.on_sample(self.stage, watch.first_step + self.done)
         if self._is_best or watch.checkpoint_every and (last or self.done % watch.checkpoint_every == 0):
             self._save()
@@ -175,10 +175,10 @@ class _Training:
         parts, sums = batches * processes, {}
         for index in range(batches):
             part = index * processes + self.accelerator.process_index
-            chosen = rows(self.seed, step * parts + part, len(self.examples), self.config.train_batch_size)
+            batch = self.examples.of_step(self.seed, step, self.config.train_batch_size, part, parts)
             draws = Draws.of_step(self.seed, step, part, parts)
             with nullcontext() if index + 1 == batches else self.accelerator.no_sync(self.forward):
-                losses, report = self.forward(self.examples[chosen], draws)
+                losses, report = self.forward(batch, draws)
                 total = total_loss(losses)
                 self.accelerator.backward(total / batches)
             terms = {f"{name}_loss": value for name, value in losses.items()}
@@ -197,10 +197,11 @@ class _Training:
         if held_out is None:
             return {}
         sums: dict[str, Tensor] = {}
-        for start in range(0, len(held_out), size):
-            batch = held_out[range(start, min(start + size, len(held_out)))]
+        seen = 0
+        for batch in held_out.in_batches(size):
             with self.accelerator.autocast():
-                losses, _ = self.stage.training_forward(batch, Draws.of_step(VALIDATION_SEED, start))
+                losses, _ = self.stage.training_forward(batch, Draws.of_step(VALIDATION_SEED, seen))
+            seen += len(batch)
             for name, value in {"": total_loss(losses), **losses}.items():
                 sums[name] = sums.get(name, 0) + value * (len(batch) / len(held_out))
         values = from_first(torch.stack(list(sums.values())).tolist(), self.accelerator)  # all must decide alike
@@ -250,8 +251,17 @@ def has_stopped_improving(losses: Collection[float], patience: int) -> bool:
     return 0 < patience < len(losses) and min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: StageConfig, step: int) -> float:
-    warm = config.learning_rate * min(1.0, (step + 1) / (config.lr_warmup_steps + 1))
+def learning_rate(config: StageConfig, step: int, steps: int) -> float:
+    """Of one step, 0 <= step < steps: a linear warm-up, then what `lr_scheduler` says."""
+    if step < config.lr_warmup_steps:
+        return config.learning_rate * (step + 1) / (config.lr_warmup_steps + 1)
+    if config.lr_scheduler == "constant":
+        return config.learning_rate
+    progress = (step - config.lr_warmup_steps) / max(steps - config.lr_warmup_steps, 1)
+    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> float:
     for group in optimizer.param_groups:
-        group["lr"] = warm
-    return warm
+        group["lr"] = value
+    return value

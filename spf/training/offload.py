@@ -20,7 +20,7 @@ def unused(stage: Stage, reference: Backbone, clip: Clip) -> list[nn.Module]:
     """
     encoders = [network for name, network in reference.networks().items() if name.startswith("text_encoder")]
     if isinstance(stage, DualPathStage):
-        return encoders
+        return encoders if stage.decoder is None else [*encoders, *reference.vae.children()]
     used = {id(parameter) for parameter in stage.response.denoiser.parameters()}
     shares = any(id(parameter) in used for parameter in reference.denoiser.parameters())
     return [*encoders, *reference.vae.children(), *clip.model.children(), *([] if shares else [reference.denoiser])]

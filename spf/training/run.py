@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from spf import config as cfg
-from spf.backbones import checkpoints
+from spf.backbones import autoencoder, checkpoints
 from spf.backbones.base import Backbone
+from spf.backbones.loading import load_tiny_autoencoder
 from spf.backbones.parallel_attention import install_for
 from spf.backbones.trainables import changed_names
 from spf.clip import Clip
@@ -45,9 +47,26 @@ def spf_stages(config: TrainConfig, reference: Backbone, response: Backbone, cli
     if config.stage in ("both", "1"):
         stages.append((FineTuneStage(response, empty, config.caption_dropout), config.stage1))
     if config.stage in ("both", "2"):
-        stages.append((DualPathStage(reference, response, clip, config.method, empty, config.caption_dropout,
-                                     config.base_only_prob), config.stage2))
+        stages.append((DualPathStage(
+            reference, response, clip, config.method, empty, config.caption_dropout, config.base_only_prob,
+            config.reference_precision == "bf16", tiny_decoder(config, response) if config.tiny_decoder else None),
+            config.stage2))
     return stages
+
+
+def tiny_decoder(config: TrainConfig, response: Backbone) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """How L_enhanced decodes without the full decoder; None, and that one checkpointed, where no tiny one is here.
+
+    A model whose own autoencoder is tiny needs no other. Raises ModelNotFound for a damaged one.
+    """
+    if autoencoder.is_tiny(response.vae):
+        return None
+    channels = response.denoiser.config.in_channels
+    network = load_tiny_autoencoder(cfg.model_preset(config.model), channels, response.device)
+    if network is None:
+        response.vae.enable_gradient_checkpointing()
+        return None
+    return partial(autoencoder.decode, network)
 
 
 def own_tensors(config: TrainConfig, preset: ModelPreset, reference: Backbone, resumed: Checkpoint | None) -> set[str]:
@@ -60,11 +79,15 @@ def own_tensors(config: TrainConfig, preset: ModelPreset, reference: Backbone, r
     return names
 
 
+def initial_parts(config: TrainConfig, preset: ModelPreset) -> list[tuple[checkpoints.Customization, float]]:
+    """What the run starts from: one customization, or a mix, or nothing. Raises CustomizationError."""
+    weights = cfg.mix_weights(config.initial_customization) if config.initial_customization else {}
+    return [(checkpoints.customization(name, preset), weight) for name, weight in weights.items()]
+
+
 def initial_tensors(config: TrainConfig, preset: ModelPreset, reference: Backbone) -> dict[str, torch.Tensor]:
-    """What the run starts from: one customization, or a mix. Raises CustomizationError."""
-    weights = cfg.mix_weights(config.initial_customization)
-    parts = [(checkpoints.customization(name, preset), weight) for name, weight in weights.items()]
-    return checkpoints.mixed(reference, parts)
+    """The weights that differ from the model's where the run starts. Raises CustomizationError."""
+    return checkpoints.mixed(reference, initial_parts(config, preset))
 
 
 def resumable(config: TrainConfig, folder: RunFolder, records: list[Record]) -> tuple[TrainConfig, Checkpoint | None]:
@@ -143,7 +166,8 @@ class Run:
         response = self._response(reference, preset, resumed)
         self._check_targets(records, reference)
         examples = prepare(records, reference, clip, preset.resolution, self.config.method,
-                           crop=self.config.crop, cache=cache_for(self.config))
+                           crop=self.config.crop,
+                           in_buckets=self.config.aspect_ratio_buckets, cache=cache_for(self.config))
         preview = Preview(self.folder, reference, response, clip, preset, records[0], self.config)
         stages = self.make_stages(self.config, reference, response, clip)
         self._identity = identity.identity(self.config, preset, records, self.accelerator.num_processes)
@@ -152,6 +176,8 @@ class Run:
 
     def _response(self, reference: Backbone, preset: ModelPreset, resumed: Checkpoint | None) -> Backbone:
         self._own = own_tensors(self.config, preset, reference, resumed)
+        # read now: at the end they might be gone
+        self._known = [phrase for part, weight in initial_parts(self.config, preset) if weight for phrase in part.card.phrases]
         response = reference.fork(self._own)
         if resumed is not None:  # what an earlier stage added must be there before its tensors come
             install_for(response.denoiser, resumed.weight_names())
@@ -261,6 +287,8 @@ class Run:
             "recipe": config.recipe, "pictures": len(records), "validation_pictures": len(held_out), "run": self.folder.id,
             "processes": processes,
             "seconds": round(time.monotonic() - self._begun)}
+        if config.initial_customization:
+            summary["started_from"] = config.initial_customization
         for name in identity.STAGES:
             stage, summary[f"{name}_steps"] = self._planned.get(name, (None, 0))
             if stage is not None:
@@ -270,9 +298,11 @@ class Run:
                 summary[f"{name}_steps"] = ended.steps
                 if ended.kept != ended.steps:
                     summary[f"{name}_kept_step"] = ended.kept
+        if config.tiny_decoder:
+            summary["enhanced_decoder"] = identity.enhanced_decoder(preset)
         return CustomizationCard(
             name=config.name, model=config.model, model_sha256=checkpoints.denoiser_hash(preset),
-            phrases=tuple(dict.fromkeys(record.target_text for record in records)), stage=config.stage,
+            phrases=tuple(dict.fromkeys([*(record.target_text for record in records), *self._known])), stage=config.stage,
             method=config.method, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -58,6 +60,8 @@ class DualPathStage:
     empty: TextFeatures
     caption_dropout: float = 0.0  # D24
     base_only_prob: float = 0.0  # D25
+    reference_bf16: bool = False  # the reference path's pass alone
+    decoder: Callable[[Tensor], Tensor] | None = None  # of L_enhanced; None: the model's own
     name: str = "stage2"
     preservation_terms: ClassVar[tuple[str, ...]] = ("text", "fine")  # on held-out pictures, what a good run lowers
 
@@ -69,7 +73,7 @@ class DualPathStage:
         asked = (~(dropped | base_only)).float()  # (B,) whether the target is in the prompt
         text = batch.full.where(base_only, batch.base).where(dropped, self.empty)
         base = batch.base.where(dropped, self.empty)
-        with torch.no_grad(), self.reference.capture() as captured:
+        with torch.no_grad(), self._reference_precision(t.device), self.reference.capture() as captured:
             eps_ref = self.reference.predict(x_t, t, base)
             ref = captured.layers()
         with self.response.capture() as captured:
@@ -89,6 +93,10 @@ class DualPathStage:
             losses["enhanced"] = method.lambda_enhanced * self._enhanced_loss(x_t, t, eps_res, batch, asked)
         return losses, report
 
+    def _reference_precision(self, device: torch.device) -> AbstractContextManager:
+        """Weights stay as they are, since those that nobody trains are the response path's too."""
+        return torch.autocast(device.type, torch.bfloat16) if self.reference_bf16 else nullcontext()
+
     @torch.no_grad()
     def _sfcm(self, eps_ref: Tensor, eps_res: Tensor, layers: list[LayerFeatures], batch: Examples) -> tuple[Tensor, Report]:
         """Mhat (B, h, w), without gradient (D12); zeros, so that everything is aligned, without SFCM (D26)."""
@@ -105,8 +113,9 @@ class DualPathStage:
         rows = batch.base.base_mask * batch.full.base_mask  # base tokens sit at the same positions in both prompts (D3)
         if self.method.include_pad:
             rows = torch.maximum(rows, batch.base.pad_mask * batch.full.pad_mask)
-        f_ref, f_res = ([text_features(layer.text, layer.image_key, layer.image_value, w)
-                         for layer, w in zip(path, weights, strict=True)] for path in (ref, res))  # (B, H, T, D)
+        with self._reference_precision(rows.device):
+            f_ref = _text_features(ref, weights)
+        f_res = _text_features(res, weights)
         return L.text_consistent_loss(f_ref, f_res, rows, self.method.align_reduction)
 
     def _enhanced_loss(self, x_t: Tensor, t: Tensor, eps_res: Tensor, batch: Examples, asked: Tensor) -> Tensor:
@@ -114,13 +123,19 @@ class DualPathStage:
         objective, method = self.response.objective, self.method
         usable = asked * (objective.error_amplification(t) <= method.enhanced_max_amplification)  # (B,)
         weight = usable * objective.signal_level(t) if method.enhanced_weight == "signal" else usable
-        x_0_hat = self.response.decode(objective.predict_x0(x_t, eps_res, t))  # Eq. 9
+        decode = self.decoder or self.response.decode
+        x_0_hat = decode(objective.predict_x0(x_t, eps_res, t))  # Eq. 9
         embedding = self.clip.embed_images(x_0_hat)  # (B, D)
         if method.clip_supervision == "plain":
             return L.clip_loss(embedding, batch.target_embedding, weight)
         return L.enhanced_loss(
             L.representation_bias(embedding, batch.target_embedding),
             L.representation_bias(batch.image_embedding, batch.target_embedding), weight)
+
+
+def _text_features(layers: list[LayerFeatures], weights: list[Tensor]) -> list[Tensor]:
+    """(B, H, T, D) of every layer."""
+    return [text_features(layer.text, layer.image_key, layer.image_value, w) for layer, w in zip(layers, weights, strict=True)]
 
 
 def drop_captions(text: TextFeatures, other: TextFeatures, share: float, generator: Generator) -> TextFeatures:

@@ -54,6 +54,17 @@ def literal(backbone, prompt, threshold: float, neighbours: int) -> dict[int, to
     return added
 
 
+def test_the_nouns_are_read_once_for_a_subject_however_many_prompts_and_forks_ask(backbone, full, monkeypatch):
+    monkeypatch.setattr(magnet, "_NEAREST", type(magnet._NEAREST)())
+    first = Magnet(MagnetConfig()).text(backbone, full).embeddings
+    read = []
+    nearest = magnet._Words._nearest
+    monkeypatch.setattr(magnet._Words, "_nearest", lambda words, *asked: read.append(asked) or nearest(words, *asked))
+    assert torch.equal(Magnet(MagnetConfig()).text(backbone.fork(), full).embeddings, first) and not read
+    Magnet(MagnetConfig(neighbours=2)).text(backbone, full)
+    assert len(read) == len(set(read)) == 3
+
+
 @pytest.mark.parametrize("family", ["unet", "mmdit"])
 @pytest.mark.parametrize("threshold, neighbours", [(0.6, 3), (0.1, 1)])
 def test_the_edit_is_the_literal_one(backbone, full, threshold, neighbours):

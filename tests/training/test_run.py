@@ -92,6 +92,15 @@ def test_stage_2_alone_goes_on_from_a_customization(make_run, tiny):
     assert any(not torch.equal(after[name], before[name]) for name in cross)
 
 
+def test_a_phrase_taught_on_top_of_others_joins_them(make_run, spf_home):
+    own = make_run(name="first", stage="1").execute().card
+    (spf_home / "customizations" / "first" / "customization.json").write_text(
+        own.model_copy(update={"phrases": ("a scarf", *own.phrases)}).model_dump_json())
+    card = make_run(name="second", stage="1", initial_customization="first:0.5").execute().card
+    assert card.phrases == (*own.phrases, "a scarf"), "what was just taught comes first"
+    assert card.summary["started_from"] == "first:0.5" and "started_from" not in own.summary
+
+
 @both_families
 @pytest.mark.parametrize("first, shares", [("cross", True), ("lora", True), ("full", False)])
 def test_both_paths_share_what_the_run_does_not_train(make_run, monkeypatch, first, shares):

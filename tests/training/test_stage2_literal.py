@@ -158,9 +158,8 @@ def literal_layers(ref, leaves, sample):
 
 
 def encoder_mean(layers, members):
-    """Eq. 17: A_bar[i], the mean over the text encoders; members (T, E) is not zero on the phrase's tokens of each."""
-    maps = [literal.phrase_map(layers, members[:, e].nonzero().flatten().tolist(), SIDE, SIDE) for e in range(members.shape[1])]
-    return literal.each(lambda *values: sum(values) / len(maps), *maps)
+    """Eq. 17; members (T, E) is not zero on the phrase's tokens of each encoder."""
+    return literal.encoder_mean(layers, [column.nonzero().flatten().tolist() for column in members.T], SIDE, SIDE)
 
 
 def base_tokens(scene, base_text) -> list[int]:

@@ -28,6 +28,29 @@ def forward(backbone, response, clip, empty, examples, monkeypatch):
     return make
 
 
+@both_families
+def test_a_reference_in_bf16_moves_the_alignment_a_little_and_nothing_else(backbone, response, clip, empty, examples, family):
+    def losses(reference_bf16):
+        stage = DualPathStage(backbone, response, clip, MethodConfig(), empty, reference_bf16=reference_bf16)
+        return stage.training_forward(examples, torch.Generator().manual_seed(0))[0]
+
+    exact, narrow = losses(False), losses(True)
+    assert differing(exact, narrow) == {"text", "fine"}
+    for name in ("text", "fine"):
+        torch.testing.assert_close(narrow[name], exact[name], rtol=0.02, atol=0)
+
+
+def test_a_reference_in_bf16_takes_no_gradient_from_a_path_in_bf16(backbone, clip, empty, examples):
+    """Autocast remembers what it has cast, and a weight that was cast without gradient would be taken for both paths."""
+    response = backbone.fork({name for name, _ in backbone.trainable_parameters("cross")})
+    trained = set_trainable(response, "cross")
+    stage = DualPathStage(backbone, response, clip, MethodConfig(), empty, reference_bf16=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, _ = stage.training_forward(examples, torch.Generator().manual_seed(0))
+    total_loss(losses).backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained)
+
+
 def differing(a: dict, b: dict) -> set[str]:
     return {name for name in a.keys() | b.keys() if name not in a or name not in b or not torch.equal(a[name], b[name])}
 
@@ -209,6 +232,8 @@ def test_dropped_captions_are_dropped_in_both_paths_of_stage_2(forward, backbone
     losses, _ = forward(caption_dropout=1.0)
     assert len(seen) == 2 and all(torch.equal(text, empty.embeddings.expand(4, -1, -1)) for text in seen)
     assert losses["diff"] > 0 and losses["enhanced"] == 0, "D24 keeps the diffusion loss; no target was asked for"
+    both, _ = forward(caption_dropout=1.0, base_only_prob=1.0)
+    assert both["diff"] > 0, "without a text, the target is not missing from it (D25)"
 
 
 @both_families
