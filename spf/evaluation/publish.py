@@ -17,6 +17,7 @@ from spf.config import REPOSITORY
 from spf.evaluation import continuous, figures, tables
 from spf.evaluation.report import PAPER_COLUMNS, report
 from spf.evaluation.run import Cell, Evaluation
+from spf.evaluation.shards import one_at_a_time
 from spf.files import replace_folder
 
 Figures = dict[str, tuple[str, Image.Image]]  # title -> file name, picture
@@ -27,6 +28,11 @@ def write(evaluation: Evaluation) -> Path:
 
     With `publish` in the configuration, the page and its figures are also written there.
     """
+    with one_at_a_time(evaluation.folder / "tables"):  # several shards may be the last one
+        return _written(evaluation)
+
+
+def _written(evaluation: Evaluation) -> Path:
     found = report(evaluation)
     drawn = _figures(evaluation, found)
     if evaluation.config.continuous is not None:
@@ -35,6 +41,7 @@ def write(evaluation: Evaluation) -> Path:
     folder = evaluation.folder
     _write_figures(folder / "figures", drawn)
     _write_text(folder / "table.json", json.dumps(found, indent=1, allow_nan=False))
+    _write_text(folder / "pictures.json", json.dumps(_behind(evaluation)))
     for key, wanted in evaluation.config.tables.items():
         _write_text(folder / f"table-{key}.md", f"# {wanted.title}\n\n{tables.table(found, wanted.rows, PAPER_COLUMNS)}\n")
     _write_text(folder / "table.md", tables.page(found, {title: f"figures/{name}" for title, (name, _) in drawn.items()}))
@@ -44,6 +51,14 @@ def write(evaluation: Evaluation) -> Path:
         _write_text(page, tables.page(found, {title: f"{page.stem}/{name}" for title, (name, _) in drawn.items()}))
         _write_text(page.with_suffix("") / "table.json", json.dumps(found, indent=1, allow_nan=False))
     return folder / "table.md"
+
+
+def _behind(evaluation: Evaluation) -> dict[str, Any]:
+    """Which stored pictures the numbers were measured on: by table, title of the row and target, as `stored_pairs` has them."""
+    config = evaluation.config
+    return {name: {config.methods[row].title: {target: evaluation.stored_pairs(Cell(row, target, full))
+                                               for target in evaluation.targets} for row in rows}
+            for name, rows, full in (("rows", config.methods, True), ("reconstruction", config.reconstruction, False))}
 
 
 def _figures(evaluation: Evaluation, found: Mapping[str, Any]) -> Figures:

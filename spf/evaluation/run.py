@@ -17,6 +17,7 @@ from spf import config as cfg
 from spf.backbones import checkpoints
 from spf.backbones.base import Backbone
 from spf.baselines.registry import make_guide
+from spf.clip import Clip
 from spf.config import EvaluatedMethod, EvaluationConfig, GenerationRequest
 from spf.errors import InvalidInput
 from spf.evaluation.columns import Columns, columns
@@ -25,6 +26,8 @@ from spf.evaluation.store import Store, key_of, pack, unpack
 from spf.evaluation.testset import Triple, chunks, pairs_of, reconstructions_of, targets_of, triples
 from spf.evaluation.trained import Train, Trainer, model_key
 from spf.generation.guide import Guide
+from spf.generation.pair import Pair
+from spf.generation.together import run_together
 from spf.library import Customization
 from spf.method.phrases import Prompt
 from spf.metrics.base import Pairs, Rows
@@ -65,10 +68,15 @@ class Evaluation:
         self.how = Sampling.of(self.config, self.preset)
         self._pieces: dict[str, list[list[Triple]]] = {}
         self._weights_keys: dict[Cell, str] = {}
+        self._originals: dict[str, dict[int, Tensor]] = {}  # of the target at hand, by the first seed of a piece
 
     @cached_property
     def reference(self) -> Backbone:
         return checkpoints.load_backbone(self.preset, self.device)
+
+    @cached_property
+    def _clip(self) -> Clip:
+        return Clip.load(self.preset.clip).to(self.device)
 
     @cached_property
     def columns(self) -> Columns:
@@ -116,16 +124,23 @@ class Evaluation:
 
     def original(self, piece: Sequence[Triple]) -> np.ndarray:
         """The portraits of the original model, (B, H, W, 3) uint8: drawn once, shared by all rows."""
-        key = key_of(model=model_key(self.preset), how=self.how, cases=[(c.base_text, c.seed) for c in piece])
-        return self.stored(key, lambda: sample(self.reference, [c.base for c in piece], [c.seed for c in piece], self.how))
+        return self.stored(self._original_key(piece), lambda: sample(
+            self.reference, [c.base for c in piece], [c.seed for c in piece], self.how))
 
     def customized(self, cell: Cell, piece: Sequence[Triple], response: Callable[[], Backbone]) -> np.ndarray:
         """The portraits of a cell, (B, H, W, 3) uint8; `response` loads the weights, if they have to be drawn."""
         prompts, seeds = [case.prompt if cell.full else case.base for case in piece], [case.seed for case in piece]
+        if self.method(cell).hold is not None:
+            return self.stored(self._pictures_key(cell, piece), lambda: self._held(cell, piece, prompts, response()))
         if self.method(cell).guide is None:
             return self.stored(self._pictures_key(cell, piece), lambda: sample(response(), prompts, seeds, self.how))
         return self.stored(self._pictures_key(cell, piece), lambda: sample_guided(
             response(), prompts, seeds, self.how, lambda prompt: self._guide(cell, prompt)))
+
+    def stored_pairs(self, cell: Cell) -> list[tuple[str, str, list[str]]]:
+        """Of every piece: the keys of the originals and of the portraits, and what was asked for."""
+        return [(self._original_key(piece), self._pictures_key(cell, piece),
+                 [(case.prompt if cell.full else case.base).text for case in piece]) for piece in self.pieces(cell.target)]
 
     def portraits(self, cell: Cell, piece: Sequence[Triple]) -> np.ndarray:
         """The same, with the weights found here."""
@@ -146,18 +161,40 @@ class Evaluation:
         for piece in self.pieces(cell.target):
             key = self._scores_key(cell, piece)
             if self.scores.load(key) is None:
-                original, custom = (to_images(pixels, self.device) for pixels in
-                                    (self.original(piece), self.customized(cell, piece, response)))
+                original, custom = self._original_images(piece), to_images(self.customized(cell, piece, response), self.device)
                 pairs = (pairs_of if cell.full else reconstructions_of)(piece, original, custom)
                 self.scores.save(key, pack(self._score(pairs, cell.full)))
             yield piece
 
+    def _original_images(self, piece: Sequence[Triple]) -> Tensor:
+        """(B, 3, H, W), the same object for every row: the columns' networks remember what they saw of it."""
+        target, first = piece[0].target, piece[0].seed
+        if target not in self._originals:
+            self._originals = {target: {}}
+        known = self._originals[target]
+        if first not in known:
+            known[first] = to_images(self.original(piece), self.device)
+        return known[first]
+
     def _guide(self, cell: Cell, prompt: Prompt) -> Guide:
-        request = GenerationRequest(
+        return make_guide(self._request(cell, prompt), self.preset)
+
+    def _request(self, cell: Cell, prompt: Prompt, seed: int = 0) -> GenerationRequest:
+        method = self.method(cell)
+        return GenerationRequest(
             model=self.config.model, base_text=prompt.base.text, target_texts=tuple(target.text for target in prompt.targets),
-            num_inference_steps=self.how.num_inference_steps, guidance_scale=self.how.guidance_scale,
-            guide=self.method(cell).guide)
-        return make_guide(request, self.preset)
+            num_inference_steps=self.how.num_inference_steps, guidance_scale=self.how.guidance_scale, seed=seed, map_steps=0,
+            guide=method.guide, hold=method.hold)
+
+    @torch.inference_mode()
+    def _held(self, cell: Cell, piece: Sequence[Triple], prompts: Sequence[Prompt], response: Backbone) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] of pairs whose original is held outside the SFCM."""
+        guided = self.method(cell).guide is not None
+        pairs = [Pair(self.reference, response, self._clip, self.how.resolution, self._request(cell, prompt, case.seed),
+                      self.preset.method, self._guide(cell, prompt) if guided else None)
+                 for prompt, case in zip(prompts, piece, strict=True)]
+        pictures = np.stack([np.asarray(result.customized) for result in run_together([pair.steps() for pair in pairs])])
+        return to_images(pictures, self.device)
 
     def response(self, found: Customization | None) -> Backbone:
         if found is None:
@@ -182,12 +219,15 @@ class Evaluation:
         extractor = next(metric.extractor for metric in metrics if metric.key == key)
         return next(metric.key for metric in metrics if metric.extractor is extractor)
 
+    def _original_key(self, piece: Sequence[Triple]) -> str:
+        return key_of(model=model_key(self.preset), how=self.how, cases=[(c.base_text, c.seed) for c in piece])
+
     def _pictures_key(self, cell: Cell, piece: Sequence[Triple]) -> str:
         method = self.method(cell)
         if cell not in self._weights_keys:  # costs as much as reading the training preset
             self._weights_keys[cell] = self.trainer.key(cell.row, cell.target, method)
         return key_of(
-            weights=self._weights_keys[cell], guide=method.guide, how=self.how,
+            weights=self._weights_keys[cell], guide=method.guide, hold=method.hold, how=self.how,
             model=model_key(self.preset),
             cases=[((case.prompt if cell.full else case.base).text, case.seed) for case in piece])
 

@@ -66,5 +66,9 @@ def _denoise(backbone: Backbone, text: TextFeatures, noise: Tensor, how: Samplin
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8, rounded as portraits are."""
-    return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8, rounded as portraits are.
+
+    Laid out as an array read back from disk is: networks round differently on another layout, and a score must not depend
+    on whether its picture was just drawn.
+    """
+    return np.ascontiguousarray(((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from spf.backbones import checkpoints
-from spf.config import REPOSITORY, EvaluatedMethod, EvaluationConfig, ModelPreset, train_config
+from spf.config import REPOSITORY, EvaluatedMethod, EvaluationConfig, ModelPreset, TrainConfig, train_config
 from spf.data.metadata import MASKS
 from spf.data.writer import write_folder
 from spf.errors import InvalidInput, TrainingError
+from spf.evaluation.shards import one_at_a_time
 from spf.evaluation.store import fingerprint, key_of
 from spf.library import CARD, Customization, CustomizationCard
 from spf.pocket.dataset import examples, target_masks, write_masks
 
 _NO_MATTER = {"name", "data", "initial_customization", "sample_every", "log_every", "checkpoint_every", "checkpoints_kept",
               "report_to", "cache_gb"}
+_NEW = {"reference_precision", "tiny_decoder", "aspect_ratio_buckets"}  # in the key only where used: earlier weights stay valid
+NEVER = 10**6  # steps: nobody watches these runs, and no weights depend on validations unless they may end a run
 # What a launcher tells its processes: a shard trains alone, so its training must not wait for the others.
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 Train = Callable[[dict[str, Any], Path], None]
@@ -83,11 +86,14 @@ class Trainer:
         """The whole training configuration, so that another default gives another key; without what no weight depends on."""
         settings = train_config(self.config.preset, {
             "model": self.config.model, "name": "x", "data": "x", "seed": self.config.seed, **(method.train or {})})
-        return settings.model_dump(mode="json", exclude=_NO_MATTER)
+        unused = {name for name in _NEW if getattr(settings, name) == TrainConfig.model_fields[name].default}
+        return settings.model_dump(mode="json", exclude=_NO_MATTER | unused)
 
     def _values(self, name: str, target: str, method: EvaluatedMethod, start: Customization | None) -> dict[str, Any]:
         values = {"model": self.config.model, "name": name, "data": str(self._data_folder(target)), "seed": self.config.seed,
-                  "preset": self.config.preset, **(method.train or {})}
+                  "preset": self.config.preset, **(method.train or {}), "sample_every": 0}
+        if not self._settings(method)["early_stop_patience"]:
+            values["validate_every"] = NEVER
         return values | ({"initial_customization": start.card.name} if start else {})
 
     def _data(self, target: str) -> list[Any]:
@@ -96,10 +102,11 @@ class Trainer:
     def _data_folder(self, target: str) -> Path:
         """The rendered training pictures of a target, or of several."""
         folder = self.folder / "data" / f"{target}-{key_of(data=self._data(target))[:8]}"
-        if not (folder / MASKS).exists():  # written last
-            parts = [(part, *self._data(target)[1:]) for part in target.split("+")]
-            write_folder(folder, itertools.chain.from_iterable(itertools.starmap(examples, parts)))
-            write_masks(folder, itertools.chain.from_iterable(itertools.starmap(target_masks, parts)))  # for TokenCompose
+        with one_at_a_time(folder):
+            if not (folder / MASKS).exists():  # written last
+                parts = [(part, *self._data(target)[1:]) for part in target.split("+")]
+                write_folder(folder, itertools.chain.from_iterable(itertools.starmap(examples, parts)))
+                write_masks(folder, itertools.chain.from_iterable(itertools.starmap(target_masks, parts)))  # for TokenCompose
         return folder
 
     def _read(self, name: str) -> Customization | None:
@@ -111,10 +118,14 @@ class Trainer:
         return Customization(card, folder) if card.model_sha256 == checkpoints.denoiser_hash(self.preset) else None
 
 
-def train_by_command(values: dict[str, Any], library: Path, device: str) -> None:
-    """Run `python -m spf train` with these values and `library` as its home. Raises TrainingError with its last words."""
+def train_by_command(values: dict[str, Any], library: Path, device: str, lease: str) -> None:
+    """Run `python -m spf train` with these values and `library` as its home. Raises TrainingError with its last words.
+
+    It waits until `lease`, its part of the device, is free. If another shard, or what is left of a killed evaluation, trains
+    the same, it waits for that instead.
+    """
     flags = {key: values[key] for key in _FLAGS if values.get(key) is not None}
-    command = [sys.executable, "-m", "spf", "train", "--device", device]
+    command = [sys.executable, "-m", "spf", "train", "--device", device, "--once", lease]
     command += [word for key, value in flags.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     command += [word for key, value in values.items() if key not in _FLAGS for word in ("--set", f"{key}={json.dumps(value)}")]
     env = {key: value for key, value in os.environ.items() if key not in LAUNCHER} | {"SPF_HOME": str(library)}

@@ -16,9 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spf.clip import Clip
-from spf.data.captions import Reading
 from spf.data.pictures import load_picture, load_whole, to_array
-from spf.data.records import Record, read_folder
+from spf.data.records import Record
 from spf.data.writer import UPLOAD_SIDE, write_folder
 from spf.errors import InvalidInput
 from spf.method.phrases import join_prompt
@@ -77,15 +76,12 @@ def select(scores: Sequence[float], keep: float, further: Sequence[tuple[Sequenc
     return sorted(row for row in best if all(values[row] >= minimum for values, minimum in further))
 
 
-def filter_folder(folder: Path, out: Path, keep: float, scorer: Scorer, minima: Mapping[Scorer, float],
-                  reading: Reading = Reading()) -> dict[str, Any]:
-    """Write the pictures that are kept to `out`, as a picture folder; what was kept, and every score.
+def filter_records(records: Sequence[Record], out: Path, keep: float, scorer: Scorer,
+                   minima: Mapping[Scorer, float]) -> dict[str, Any]:
+    """Write the pictures that are kept (of `records_to_copy`) to `out`, as a picture folder; what was kept, and every score.
 
-    Raises DataError for a bad folder or an `out` that holds other files, InvalidInput if no picture is left.
+    keep: share in (0, 1]. Raises DataError if `out` holds other files, InvalidInput if no picture is left.
     """
-    if not 0 < keep <= 1:
-        raise InvalidInput("--keep", f"must be more than 0 and at most 1 (got {keep}); 0.3 keeps the best 30 %")
-    records = read_folder(folder, reading=reading)
     scores = {scorer.name: score_records(records, scorer)}
     scores |= {judge.name: score_records(records, judge) for judge in minima}
     kept = select(scores[scorer.name], keep, [(scores[judge.name], minimum) for judge, minimum in minima.items()])

@@ -12,7 +12,7 @@ from spf.evaluation import trained
 
 @pytest.fixture
 def spf(tiny, ruler, trainer, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(trained, "train_by_command", lambda values, library, device: trainer(values, library))
+    monkeypatch.setattr(trained, "train_by_command", lambda values, library, device, lease: trainer(values, library))
 
     def run(values, *arguments):
         path = tmp_path / "config.yaml"

@@ -78,7 +78,19 @@ def test_the_whole_report_of_a_run(make, trainer):
     found = json.loads((folder / "table.json").read_text())
     assert found["minutes"]["training"] == len(trainer.calls) - 1  # a minute each; of the joint one only pictures are shown
     assert found["rows"]["spf"]["columns"]["lpips"]["pairs"] == 3 and (folder / "table-1.md").exists()
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.partial"))
+
+
+def test_the_pictures_behind_every_row_and_target_are_found(make):
+    evaluation = make(triples=1)
+    assert evaluation.run()
+    index = json.loads((publish.write(evaluation).parent / "pictures.json").read_text())
+    assert set(index["rows"]) == {method.title for method in evaluation.config.methods.values()}
+    for targets in (*index["rows"].values(), *index["reconstruction"].values()):
+        assert list(targets) == list(evaluation.targets)
+        for original, customized, texts in (piece for pieces in targets.values() for piece in pieces):
+            assert len(evaluation.pictures.load(original)["pixels"]) == len(texts)
+            assert len(evaluation.pictures.load(customized)["pixels"]) == len(texts)
 
 
 def test_results_are_published_with_their_figures(make, tmp_path, monkeypatch):

@@ -56,3 +56,11 @@ def test_a_guide_acts_on_each_picture_by_itself(backbone):
     assert (guided - plain).abs().amax(dim=(1, 2, 3)).min() > 0.01
     times = [(step, int(t), (1,)) for step, t in enumerate(backbone.sampler(3).timesteps)]
     assert [guide.steps for guide in made] == [times, times]
+
+
+def test_pixels_lie_as_they_do_when_read_back(tmp_path):
+    pixels = to_pixels(torch.rand(2, 3, 4, 5) * 2 - 1)
+    np.savez_compressed(tmp_path / "pixels.npz", pixels=pixels)
+    with np.load(tmp_path / "pixels.npz") as file:
+        again = file["pixels"]
+    assert pixels.strides == again.strides and np.array_equal(pixels, again) and pixels.shape == (2, 4, 5, 3)

@@ -19,6 +19,14 @@ def test_a_row_is_trained_once_and_what_it_starts_from_before_it(make, trainer):
     assert make().trainer.customization("spf", "winter-hat").folder == found.folder and len(trainer.calls) == 2
 
 
+def test_nobody_watches_a_training_but_for_one_that_stops_early(make, trainer):
+    row = {"title": "S", "train": {"stage": "1", "early_stop_patience": 2, "validate_every": 7}}
+    make().trainer.customization("standard", "winter-hat")
+    make(methods={"standard": row}, tables={}).trainer.customization("standard", "winter-hat")
+    assert [values["sample_every"] for values in trainer.calls] == [0, 0]
+    assert trainer.calls[0]["validate_every"] > 1000 and trainer.calls[1]["validate_every"] == 7
+
+
 def test_training_pictures_are_those_of_the_target_and_shared_by_all_rows(make, trainer):
     make().trainer.customization("spf", "winter-hat")
     folders = {Path(values["data"]) for values in trainer.calls}
@@ -100,9 +108,9 @@ def test_training_is_the_command_line_of_everybody_in_a_library_of_its_own(comma
     monkeypatch.setenv("WORLD_SIZE", "2")
     values = {"data": "/pictures", "name": "a", "model": "tiny", "preset": "quick", "seed": 3, "stage": "2",
               "initial_customization": "b", "method.use_sfcm": False, "stage2.learning_rate": 1e-5}
-    trained.train_by_command(values, tmp_path, "cpu")
+    trained.train_by_command(values, tmp_path, "cpu", "cpu 1/2")
     words = " ".join(command["arguments"][1:])
-    assert words == ("-m spf train --device cpu --data /pictures --name a --model tiny --preset quick --stage 2 "
+    assert words == ("-m spf train --device cpu --once cpu 1/2 --data /pictures --name a --model tiny --preset quick --stage 2 "
                      "--initial-customization b --set seed=3 --set method.use_sfcm=false --set stage2.learning_rate=1e-05")
     assert command["env"]["SPF_HOME"] == str(tmp_path) and not {"RANK", "WORLD_SIZE"} & set(command["env"])
 
@@ -110,4 +118,4 @@ def test_training_is_the_command_line_of_everybody_in_a_library_of_its_own(comma
 def test_a_failed_training_is_told_in_its_last_words(command, tmp_path):
     command.update(status=2, says="error: data: does not exist")
     with pytest.raises(TrainingError, match=r"training 'a' failed \(error: data: does not exist\); its log is .*a\.txt"):
-        trained.train_by_command({"name": "a"}, tmp_path, "cpu")
+        trained.train_by_command({"name": "a"}, tmp_path, "cpu", "cpu 1/2")

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spf.data.records import read_folder
+from spf.data.writer import records_to_copy
 from spf.errors import DataError, InvalidInput
 from spf.metrics.base import MetricUnavailable
-from spf.metrics.selection import Scorer, clip_scorer, filter_folder, preference_scorer, score_records, select
+from spf.metrics.selection import Scorer, clip_scorer, filter_records, preference_scorer, score_records, select
 from spf.pocket.dataset import render_folder
 
 BRIGHTNESS = Scorer("brightness", 16, lambda images, texts: images.mean(dim=(1, 2, 3)))
@@ -45,6 +46,10 @@ def test_the_score_is_the_cosine_of_picture_and_whole_text(picture_folder, clip)
     assert len(values) == 4 and all(-1 <= value <= 1 for value in values) and len(set(values)) > 1
 
 
+def filter_folder(folder, out, *arguments):
+    return filter_records(records_to_copy(folder, out), out, *arguments)
+
+
 def test_filtering_writes_a_folder_that_trains(tmp_path):
     folder = render_folder("winter-hat", 10, tmp_path / "all", size=64)
     report = filter_folder(folder, tmp_path / "best", 0.3, BRIGHTNESS, {})
@@ -58,9 +63,6 @@ def test_filtering_writes_a_folder_that_trains(tmp_path):
 
 def test_bad_input_writes_nothing(tmp_path):
     folder = render_folder("winter-hat", 4, tmp_path / "all", size=64)
-    for keep in (0, -1, 1.5, math.nan):
-        with pytest.raises(InvalidInput, match="--keep"):
-            filter_folder(folder, tmp_path / "best", keep, BRIGHTNESS, {})
     with pytest.raises(InvalidInput, match="no picture is left .*brightness at most"):
         filter_folder(folder, tmp_path / "best", 1, BRIGHTNESS, {BRIGHTNESS: 2.0})
     with pytest.raises(DataError, match="does not exist"):
@@ -70,6 +72,13 @@ def test_bad_input_writes_nothing(tmp_path):
     (tmp_path / "best" / "mine.txt").touch()
     with pytest.raises(DataError, match="other files"):
         filter_folder(folder, tmp_path / "best", 1, BRIGHTNESS, {})
+
+
+def test_the_pictures_that_are_chosen_from_are_never_replaced(tmp_path):
+    folder = render_folder("winter-hat", 4, tmp_path / "all", size=64)
+    with pytest.raises(DataError, match="--out: .* is where the pictures come from"):
+        filter_folder(folder, folder, 0.3, BRIGHTNESS, {})
+    assert len(read_folder(folder)) == 4
 
 
 @pytest.mark.parametrize("name, words", [
