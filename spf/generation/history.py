@@ -178,7 +178,8 @@ def infotext(result: GenerationResult) -> str:
     pairs = {
         "Steps": request.num_inference_steps, "Sampler": _SAMPLERS[result.scheduler], "CFG scale": request.guidance_scale,
         "Seed": request.seed, "Size": f"{width}x{height}", "Model": request.model,
-        "Customization": request.customization or "none", "Version": f"spf-portrait {spf.__version__}",
+        "Customization": request.customization or "none",
+        **({"Hold": request.hold_gain} if request.hold else {}), "Version": f"spf-portrait {spf.__version__}",
     }
     return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items())])
 

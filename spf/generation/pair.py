@@ -5,10 +5,11 @@ What the maps need runs beside the two paths, never in a batch with them, so ask
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,22 +22,19 @@ from spf.config import GenerationRequest, MethodConfig
 from spf.errors import Cancelled, InvalidInput
 from spf.generation.guide import Guide
 from spf.generation.layers import groups, phrase_maps_by_group
+from spf.generation.originals import Original
 from spf.generation.request import GenerationResult, StepMaps, StepView
+from spf.generation.together import Answer, Ask, Path, run_together
 from spf.method import control_map
 from spf.method.attention import AttentionLayer
 from spf.method.emphasis import weighted_prompt
+from spf.method.hold import hold, running_map
 from spf.method.phrases import Prompt, first_targets
 from spf.metrics.pixels import mean_absolute_difference, resized_map
 
 OnStep = Callable[[StepView], None]
 
-
-@dataclass(frozen=True, eq=False)
-class Original:
-    """What is kept of a finished reference path."""
-
-    image: Image.Image
-    previews: dict[int, Image.Image]  # by step
+LOOKS = 5  # steps at which a generation without several maps can be looked at
 
 
 class Pair:
@@ -46,7 +44,6 @@ class Pair:
                  request: GenerationRequest, method: MethodConfig, guide: Guide | None = None):
         self.reference, self.response, self.clip, self.request, self.method = reference, response, clip, request, method
         self.guide = guide or Guide()
-        self.original: Original | None = None  # set by `run`
         negative = self._negative()
         prompt = weighted_prompt(request.base_text, request.target_texts)
         if len(prompt.targets) < len(request.target_texts):
@@ -59,64 +56,106 @@ class Pair:
         self.gamma = self._gamma()  # (1, P)
         self.full = self.guide.text(response, self.full)
         self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
+        self.shape = reference.latent_shape(request.height or resolution, request.width or resolution)
+        self._begin()
+
+    def _begin(self) -> None:
+        """What belongs to one seed."""
+        request = self.request
         generator = torch.Generator().manual_seed(request.seed)  # on the CPU: a seed means the same on every device
-        shape = reference.latent_shape(request.height or resolution, request.width or resolution)
         # each path has its own: some samplers count the steps they were asked for
         self.reference_sampler, self.sampler = (
-            reference.sampler(request.num_inference_steps, request.scheduler, shape[1:]) for _ in range(2))
-        self.noise = torch.randn(1, *shape, generator=generator).to(self.gamma.device) * self.sampler.init_noise_sigma
+            self.reference.sampler(request.num_inference_steps, request.scheduler, self.shape[1:]) for _ in range(2))
+        self.noise = torch.randn(1, *self.shape, generator=generator).to(self.gamma.device) * self.sampler.init_noise_sigma
         self.seconds = {"original": 0.0, "customized": 0.0, "maps": 0.0}
+
+    def of_seed(self, seed: int) -> Pair:
+        """The same texts and settings from another seed; nothing is encoded again."""
+        other = copy.copy(self)
+        other.request = self.request.model_copy(update={"seed": seed})
+        other._begin()
+        return other
 
     @property
     def original_key(self) -> tuple:
         """Everything that the reference path depends on, besides the model."""
         request = self.request
         return (self.base.prompts[1], request.negative_prompt, request.seed, request.num_inference_steps,
-                request.guidance_scale, request.scheduler, self.noise.shape, self.drawn)
+                request.guidance_scale, request.scheduler, self.noise.shape)
 
     def run(self, known: Original | None = None, on_step: OnStep | None = None,
             is_cancelled: Callable[[], bool] = lambda: False) -> GenerationResult:
-        """The result; `known` is an earlier `original` with the same `original_key`. Raises Cancelled."""
+        """The result; `known` is the original of an earlier one with the same `original_key`. Raises Cancelled."""
+        return run_together([self.steps(known, on_step, is_cancelled)])[0]
+
+    def steps(self, known: Original | None = None, on_step: OnStep | None = None,
+              is_cancelled: Callable[[], bool] = lambda: False) -> Path:
+        """What `run` does, as a path that can be drawn together with those of other seeds. Sets `original`."""
+        held = self.request.hold
+        if held and known and not known.latents:
+            known = None  # drawn again, for its latents
         x_ref = x_res = self.noise
-        previews = dict(known.previews) if known else {}
-        maps: list[StepMaps] = []
+        x_0_ref, maps, reached, followed, steps = None, [], [], None, len(self.sampler.timesteps)
+        looks = self.drawn if len(self.drawn) > 1 else drawn_steps(steps, LOOKS)
         for step, t in enumerate(self.sampler.timesteps):
             if is_cancelled():
                 raise Cancelled("Generation was cancelled.")
             if known is None:
-                with self._timed("original"):
-                    x_ref, x_0 = self._advance(self.reference, self.reference_sampler, self.base, x_ref, t)
-                    if step in self.drawn:
-                        previews[step] = self._picture(x_0)
-            with self._timed("customized"):
-                x_res = self.guide.latents(self.response, step, t, x_res, self.full)
-            if step not in self.drawn:
-                with self._timed("customized"):
-                    x_res, _ = self._advance(self.response, self.sampler, self.full, x_res, t)
-                continue
-            x_res, x_0, step_maps = self._advance_and_measure(step, x_res, t)
-            maps.append(step_maps)
-            if on_step:
-                view = StepView(step, len(self.sampler.timesteps), previews[step], self._picture(x_0), step_maps)
-                on_step(view)
-        self.original = known or Original(self._picture(x_ref), previews)
-        return self._finish(self._picture(x_res), maps)
+                x_ref, x_0_ref = yield from self._advance(
+                    "original", self.reference, self.reference_sampler, self.base, x_ref, t)
+            x_res, x_0, m_hat, step_maps = yield from self._respond(step, t, x_res)
+            if held:
+                reached.append(known.latents[step] if known else x_ref.cpu())
+                if self._decides(step):
+                    followed = running_map(followed, m_hat, held.smoothing)
+                x_res = hold(x_res, reached[-1].to(x_res.device), followed, held.gain)
+            if step_maps is not None:
+                maps.append(step_maps)
+            if on_step and step in looks:
+                on_step(StepView(step, steps, partial(self._preview, known, x_0_ref, x_0), step_maps))
+        self.original = known or Original(self._picture(x_ref), tuple(reached))
+        return self._finish(self.original.picture, self._picture(x_res), maps)
 
-    def _advance(self, backbone: Backbone, sampler: Sampler, text: TextFeatures, x_t: Tensor, t: Tensor,
-                 ) -> tuple[Tensor, Tensor]:
+    def _decides(self, step: int) -> bool:
+        """Whether the map of this step is among those that hold the original."""
+        held = self.request.hold
+        return held is not None and (step == 0 or (step + 1) % held.interval == 0)
+
+    def _respond(self, step: int, t: Tensor, x_t: Tensor,
+                 ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor | None, StepMaps | None]]:
+        """One step of the response path: the next latents, the one-step x_0, Mhat where it is wanted, and the maps to draw."""
+        with self._timed("customized"):
+            x_t = self.guide.latents(self.response, step, t, x_t, self.full)
+        if step in self.drawn or self._decides(step):
+            return (yield from self._advance_and_measure(step, x_t, t))
+        return *(yield from self._advance("customized", self.response, self.sampler, self.full, x_t, t)), None, None
+
+    def _advance(self, path: str, backbone: Backbone, sampler: Sampler, text: TextFeatures, x_t: Tensor, t: Tensor,
+                 ) -> Generator[Ask, Answer, tuple[Tensor, Tensor]]:
         """One guided step: the next latents and the one-step x_0."""
-        return self._sample(sampler, backbone.predict(x_t.expand(2, -1, -1, -1), t.expand(2), text), x_t, t)
+        answer = yield from self._ask(path, backbone, x_t.expand(2, -1, -1, -1), t, text)
+        return self._sample(sampler, answer.prediction, x_t, t)
 
-    def _advance_and_measure(self, step: int, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, StepMaps]:
+    def _advance_and_measure(self, step: int, x_t: Tensor, t: Tensor,
+                             ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor, StepMaps | None]]:
         """The same step of the response path with its features kept, then the maps that hold for this very x_t."""
-        with self._timed("customized"), self.response.capture() as features:
-            prediction = self.response.predict(x_t.expand(2, -1, -1, -1), t.expand(2), self.full)
+        response = yield from self._ask("customized", self.response, x_t.expand(2, -1, -1, -1), t, self.full, captures=True)
+        # Eq. 5 asks for the same x_t
+        reference = yield from self._ask("maps", self.reference, x_t, t, self.base[[1]], captures=True)
         with self._timed("maps"):
-            layers = [layer.attention.rows(1) for layer in features.layers()]
-            with self.reference.capture() as features:
-                reference = self.reference.predict(x_t, t[None], self.base[[1]])  # Eq. 5 asks for the same x_t
-            maps = self._maps(step, t, reference, prediction[1:], layers, [layer.attention for layer in features.layers()])
-        return *self._sample(self.sampler, prediction, x_t, t), maps
+            layers, method = [layer.rows(1) for layer in response.layers], self.method
+            found = control_map.fine_control_map(
+                reference.prediction, response.prediction[1:], layers, self.phrase_weights, self.gamma,
+                norm=method.soft_map_norm, normalize=method.phrase_normalization, layers_used=method.map_layers,
+                reduce=method.phrase_reduce)
+            maps = self._maps(step, t, found, layers, reference.layers) if step in self.drawn else None
+        return *self._sample(self.sampler, response.prediction, x_t, t), found[2], maps
+
+    def _ask(self, path: str, backbone: Backbone, x_t: Tensor, t: Tensor, text: TextFeatures, captures: bool = False,
+             ) -> Generator[Ask, Answer, Answer]:
+        answer = yield Ask(backbone, x_t, t.expand(len(x_t)), text, captures)
+        self.seconds[path] += answer.seconds
+        return answer
 
     def _sample(self, sampler: Sampler, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         unconditional, conditional = prediction.chunk(2)
@@ -124,12 +163,9 @@ class Pair:
         sampled = sampler.step(guided, t, x_t).prev_sample
         return sampled, self.reference.objective.predict_x0(x_t, guided, t[None])
 
-    def _maps(self, step: int, t: Tensor, reference: Tensor, response: Tensor, layers: list[AttentionLayer],
+    def _maps(self, step: int, t: Tensor, found: tuple[Tensor, Tensor, Tensor], layers: list[AttentionLayer],
               reference_layers: list[AttentionLayer]) -> StepMaps:
-        method = self.method
-        m, attention, m_hat = control_map.fine_control_map(
-            reference, response, layers, self.phrase_weights, self.gamma, norm=method.soft_map_norm,
-            normalize=method.phrase_normalization, layers_used=method.map_layers, reduce=method.phrase_reduce)
+        m, attention, m_hat = found
         size, targets = tuple(m.shape[-2:]), self.full.target_weights[1:]
         base = self.base.phrase_weights[1:, ..., :len(self.prompt.phrases)]
         count = base.shape[-1]
@@ -176,9 +212,14 @@ class Pair:
     def _picture(self, latents: Tensor) -> Image.Image:
         return to_pictures(self.reference.decode(latents))[0]
 
-    def _finish(self, customized: Image.Image, maps: list[StepMaps]) -> GenerationResult:
+    @torch.inference_mode()
+    def _preview(self, known: Original | None, original: Tensor, customized: Tensor) -> tuple[Image.Image, Image.Image]:
+        """What a step shows of both paths, from their x_0; a known original is shown as it is."""
+        return known.picture if known else self._picture(original), self._picture(customized)
+
+    def _finish(self, original: Image.Image, customized: Image.Image, maps: list[StepMaps]) -> GenerationResult:
         result = GenerationResult(
-            self.request, self.original.image, customized, self.prompt, self.gamma.cpu().numpy()[0], maps,
+            self.request, original, customized, self.prompt, self.gamma.cpu().numpy()[0], maps,
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
             scheduler=self.request.scheduler or self.reference.default_scheduler)
         result.metrics.update(self._metrics(result))
@@ -187,6 +228,7 @@ class Pair:
     def _metrics(self, result: GenerationResult) -> dict[str, float]:
         values = {"mean_absolute_difference": mean_absolute_difference(result.original, result.customized)}
         if result.maps:
+            values["sfcm_mean"] = float(result.mean_map("sfcm").mean())
             outside = resized_map(result.mean_map("sfcm"), result.original.size) < 0.5
             if outside.any():
                 values["outside_sfcm"] = mean_absolute_difference(result.original, result.customized, outside)

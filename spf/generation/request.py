@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -33,13 +35,20 @@ class StepMaps:
 
 @dataclass(frozen=True, eq=False)
 class StepView:
-    """A look at a running generation: previews decoded at the steps that draw maps."""
+    """A look at a running generation: at the steps that draw maps, or at a few where at most one does.
+
+    A preview is no small part of a step, so it is decoded when it is first looked at, and not at all where nobody does.
+    """
 
     step: int
     num_inference_steps: int
-    original: Image.Image | None
-    customized: Image.Image | None
+    decode: Callable[[], tuple[Image.Image | None, Image.Image | None]]
     maps: StepMaps | None
+
+    @cached_property
+    def pictures(self) -> tuple[Image.Image | None, Image.Image | None]:
+        """Original and customized portrait as they stand at this step."""
+        return self.decode()
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
+import torch
 from torch import nn
 
 from spf.backbones import sizes
@@ -16,6 +18,10 @@ from spf.config import REPOSITORY, GenerationRequest, ModelPreset
 # Tensors of full size that are alive at the peak, which is in the decoder: 6 of 128 channels for AutoencoderKL, 3 of 32 for
 # the tiny autoencoder, counted on fake tensors at 512, 768 and 1024 pixels. Allocators keep up to half as much in holes.
 DECODER_TENSORS, ALLOCATOR = 6, 1.5
+# Likewise in the denoiser, for each row of a pass: tensors as large as its finest layer's, and what the maps' features add.
+DENOISER_TENSORS, UNET_FEATURES, MMDIT_TOKENS = 26, 10, 77 + 256
+MOST_AT_ONCE = 16  # seeds in one batch; a device is busy long before that
+CGROUP = Path("/sys/fs/cgroup")
 _WIDTHS = ("block_out_channels", "decoder_block_out_channels")
 
 
@@ -37,6 +43,47 @@ def needed_bytes(request: GenerationRequest, preset: ModelPreset, reference: Bac
     channels = next(vae[name][0] for name in _WIDTHS if vae.get(name))
     pixels = (request.height or preset.resolution) * (request.width or preset.resolution)
     return round(weights + own + ALLOCATOR * DECODER_TENSORS * channels * width * pixels)
+
+
+def seeds_at_once(request: GenerationRequest, reference: Backbone, resolution: int, free: int) -> int:
+    """How many seeds of a request are drawn in one batch: as many as half of the `free` bytes holds, at least one."""
+    return max(1, min(request.count, MOST_AT_ONCE, free // 2 // seed_bytes(request, reference, resolution)))
+
+
+def seed_bytes(request: GenerationRequest, reference: Backbone, resolution: int) -> int:
+    """Of what the denoiser holds at its peak for one seed of a batch: two rows of a guided pass, and where maps are drawn the
+    features of three rows, which wait for the maps."""
+    config = reference.denoiser.config
+    h, w = reference.latent_shape(request.height or resolution, request.width or resolution)[1:]
+    if "block_out_channels" in config:
+        tensor, kept = config.block_out_channels[0] * h * w, UNET_FEATURES
+    else:
+        positions = h * w // config.patch_size ** 2
+        tensor = config.num_attention_heads * config.attention_head_dim * positions
+        kept = config.num_layers * (3 + 2 * MMDIT_TOKENS / positions)  # three of the image, two of the text in every block
+    tensors = 2 * DENOISER_TENSORS + (3 * kept if request.map_steps or request.hold else 0)
+    return round(ALLOCATOR * tensors * tensor * reference.denoiser.dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process could still take: of the accelerator, else of the machine or of the container it is in."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    available = psutil.virtual_memory().available
+    limit = _cgroup_free()
+    return available if limit is None else min(available, limit)
+
+
+def _cgroup_free() -> int | None:
+    """What the container's limit leaves, file caches counted as free; None without a limit."""
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())["inactive_file"]
+    except (OSError, ValueError, KeyError):  # "max", or another version of control groups
+        return None
+    return limit - used + int(cached)
 
 
 def _bytes(module: nn.Module) -> int:

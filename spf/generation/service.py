@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -18,14 +19,17 @@ from spf.clip import Clip
 from spf.config import GenerationRequest, MethodConfig, ModelPreset
 from spf.errors import InvalidInput
 from spf.generation.guide import Guide
-from spf.generation.pair import OnStep, Original, Pair
-from spf.generation.request import GenerationResult
-from spf.generation.room import needed_bytes
+from spf.generation.originals import Originals
+from spf.generation.pair import OnStep, Pair
+from spf.generation.request import GenerationResult, StepView
+from spf.generation.room import free_bytes, needed_bytes, seeds_at_once
+from spf.generation.together import run_together
 
 MakeGuide = Callable[[GenerationRequest, ModelPreset], Guide]
 Admit = Callable[[int, torch.device], None]  # (bytes that a generation needs at most, where)
 
-ORIGINALS_KEPT = 32  # pictures and previews; one of the pocket model takes 300 kB
+ORIGINALS_KEPT = 32  # pictures; one of 512 x 512 takes 800 kB
+LATENT_BYTES_KEPT = 256 * 2**20  # of originals that were held; Stable Diffusion 3.5 takes 40 MiB for 40 steps at 1024 x 1024
 RESPONSES_KEPT = 3  # customized denoisers in memory
 
 
@@ -46,7 +50,7 @@ class GenerationService:
         self._guides, self._admit = guides, admit
         self._models: dict[str, _Model] = {}
         self._responses: OrderedDict[Any, Backbone] = OrderedDict()
-        self._originals: OrderedDict[Any, Original] = OrderedDict()
+        self._originals = Originals(ORIGINALS_KEPT, LATENT_BYTES_KEPT)
         self._lock = threading.Lock()
 
     def load(self, model: str) -> ModelPreset:
@@ -54,24 +58,57 @@ class GenerationService:
         with self._lock:
             return self._model(model).preset
 
+    def forget_originals(self) -> None:
+        """Draw every original anew from now on."""
+        with self._lock:
+            self._originals.clear()
+
     def generate(self, request: GenerationRequest, on_step: OnStep | None = None,
                  is_cancelled: Callable[[], bool] = lambda: False) -> GenerationResult:
-        """Run both paths. `on_step` sees every step that draws maps; `is_cancelled` is asked before every step.
+        """Run both paths. `on_step` sees every step that draws maps, or a few where at most one does; `is_cancelled` is asked
+        before every step.
 
         A swapped phrase re-renders only the response path: the original of the same text, seed and settings is kept.
         Raises Cancelled, InvalidInput, ModelNotFound, CustomizationError, or what `admit` raises.
         """
+        return self._together((request,), on_step and (lambda index, view: on_step(view)), is_cancelled)[0]
+
+    def generate_all(self, request: GenerationRequest, on_step: Callable[[int, StepView], None] | None = None,
+                     is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[GenerationResult]:
+        """A result for every seed of `request.one_by_one()`, in order; as many seeds as the free memory holds are drawn in one
+        batch. Pictures differ from those drawn one by one by rounding only. `on_step` also hears which seed it is, from 0.
+        Raises what `generate` raises.
+        """
+        waiting = request.one_by_one()
+        while waiting:
+            done = request.count - len(waiting)
+            seen = on_step and (lambda index, view, done=done: on_step(done + index, view))
+            results = self._together(waiting, seen, is_cancelled)
+            waiting = waiting[len(results):]
+            yield from results
+
+    def _together(self, singles: Sequence[GenerationRequest], on_step: Callable[[int, StepView], None] | None,
+                  is_cancelled: Callable[[], bool]) -> list[GenerationResult]:
+        """Results of as many of these requests, which differ by their seeds alone, as fit into memory at once."""
+        request = singles[0]
         with self._lock, torch.inference_mode():
             self._admit(self._needed(request), self.device)
             with torch.inference_mode(False):  # a guide may want gradients, which weights made in that mode refuse
                 model = self._model(request.model)
                 response, method = self._response(request)
-            pair = Pair(model.reference, response, model.clip, model.preset.resolution, request, method,
-                        self._guide(request, model.preset))
-            key = (request.model, pair.original_key)
-            result = pair.run(self._originals.get(key), on_step, is_cancelled)
-            _remember(self._originals, key, pair.original, ORIGINALS_KEPT)
-            return result
+            first = Pair(model.reference, response, model.clip, model.preset.resolution, request, method,
+                         self._guide(request, model.preset))
+            several = request.model_copy(update={"count": len(singles)})
+            fitting = 1 if len(singles) == 1 else seeds_at_once(
+                several, model.reference, model.preset.resolution, free_bytes(self.device))
+            pairs = [first, *(first.of_seed(single.seed) for single in singles[1:fitting])]
+            keys = [(request.model, pair.original_key) for pair in pairs]
+            results = run_together([
+                pair.steps(self._originals.get(key), on_step and partial(on_step, index), is_cancelled)
+                for index, (pair, key) in enumerate(zip(pairs, keys, strict=True))])
+            for key, pair in zip(keys, pairs, strict=True):
+                self._originals.keep(key, pair.original)
+            return results
 
     def _needed(self, request: GenerationRequest) -> int:
         loaded = self._models.get(request.model)
@@ -103,12 +140,7 @@ class GenerationService:
             tensors = checkpoints.mixed(model.reference, parts)
             response = model.reference.fork(tensors)  # what was not trained is in memory once
             checkpoints.apply(response, tensors)
-            _remember(self._responses, key, response, RESPONSES_KEPT)
+            self._responses[key] = response
+            while len(self._responses) > RESPONSES_KEPT:
+                self._responses.popitem(last=False)
         return self._responses[key], parts[0][0].card.method
-
-
-def _remember(cache: OrderedDict, key: Any, value: Any, limit: int) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    while len(cache) > limit:
-        cache.popitem(last=False)

@@ -52,7 +52,7 @@ def test_the_customized_model_with_a_target_draws_another_picture(pair):
 def test_nothing_customized_and_nothing_asked_is_the_original(pair, backbone):
     result = pair(response=backbone, target_texts=()).run()
     assert result.original.tobytes() == result.customized.tobytes()
-    assert result.metrics == {"mean_absolute_difference": 0, "outside_sfcm": 0}
+    assert result.metrics == {"mean_absolute_difference": 0, "outside_sfcm": 0, "sfcm_mean": 0}
     assert all(not maps.soft_map.any() and not maps.sfcm.any() for maps in result.maps)
     assert result.gamma.tolist() == [0, 0, 0]
 
@@ -159,10 +159,21 @@ def test_every_drawn_step_is_shown_while_it_runs(pair):
     result = pair().run(on_step=views.append)
     assert [(view.step, view.num_inference_steps) for view in views] == [(1, 3), (2, 3)]
     assert [view.maps for view in views] == result.maps
-    assert views[-1].customized.size == (32, 32) and views[-1].original.size == (32, 32)
-    for preview, picture in ((views[-1].customized, result.customized), (views[-1].original, result.original)):
+    assert [picture.size for picture in views[-1].pictures] == [(32, 32), (32, 32)]
+    for preview, picture in zip(views[-1].pictures, (result.original, result.customized), strict=True):
         difference = np.abs(np.asarray(preview, int) - np.asarray(picture, int))
         assert difference.max() <= 4, "at the last step the one-step x_0 is nearly the picture"
+
+
+def test_without_maps_a_few_steps_are_shown_and_nothing_is_decoded_that_nobody_looks_at(pair, backbone, monkeypatch):
+    decoded, views = [], []
+    decode = backbone.decode
+    monkeypatch.setattr(type(backbone), "decode", lambda self, latents: decoded.append(latents) or decode(latents))
+    pair(num_inference_steps=20, map_steps=0).run(on_step=views.append)
+    assert [view.step for view in views] == [3, 7, 11, 15, 19] and all(view.maps is None for view in views)
+    assert len(decoded) == 2, "the two pictures of the result"
+    before, after = (np.asarray(view.pictures[1], int) for view in (views[0], views[-1]))
+    assert len(decoded) == 6 and np.abs(before - after).max() > 0
 
 
 @pytest.mark.parametrize("when", [0, 1, 2])
@@ -180,22 +191,23 @@ def test_a_known_original_is_not_drawn_again(pair, backbone, counted):
     asked = counted(backbone)
     again = pair()
     assert again.original_key == first.original_key
-    result = again.run(first.original)
+    views = []
+    result = again.run(first.original, on_step=views.append)
     assert len(asked) == 2, "only what M needs at the two drawn steps"
+    assert all(view.pictures[0] is expected.original for view in views)
     assert result.original.tobytes() == expected.original.tobytes()
     assert result.customized.tobytes() == expected.customized.tobytes()
 
 
 @pytest.mark.parametrize("change", [
     {"base_text": "a person"}, {"seed": 4}, {"num_inference_steps": 4}, {"guidance_scale": 3.5}, {"negative_prompt": "blur"},
-    {"scheduler": "euler"}, {"height": 48}, {"width": 48},
-    {"map_steps": 3}])
-def test_whatever_changes_the_original_or_its_previews_changes_its_key(pair, change):
+    {"scheduler": "euler"}, {"height": 48}, {"width": 48}])
+def test_whatever_changes_the_original_changes_its_key(pair, change):
     assert pair().original_key != pair(**change).original_key
 
 
-def test_a_target_does_not_change_the_key_of_the_original(pair):
-    assert pair().original_key == pair(target_texts=("a turban", "freckles")).original_key
+def test_targets_and_maps_do_not_change_the_key_of_the_original(pair):
+    assert pair().original_key == pair(target_texts=("a turban", "freckles"), map_steps=0).original_key
 
 
 def test_mean_maps_average_the_drawn_steps(pair):
@@ -283,3 +295,73 @@ def test_a_bracket_without_a_partner_is_text(pair):
 def test_a_target_of_brackets_only_is_refused(pair):
     with pytest.raises(InvalidInput, match="target_texts"):
         pair(target_texts=("(:1.2)",))
+
+
+@both_families
+def test_held_at_no_gain_is_the_original_and_maps_change_no_pixel_of_what_is_held(pair):
+    assert (nothing := pair(hold={"gain": 0}).run()).customized.tobytes() == nothing.original.tobytes()
+    held, mapped = (pair(hold={"gain": 2.0}, map_steps=count).run() for count in (0, 2))
+    assert held.customized.tobytes() == mapped.customized.tobytes() and (len(held.maps), len(mapped.maps)) == (0, 2)
+    free = pair().run()
+    assert held.original.tobytes() == free.original.tobytes() != held.customized.tobytes() != free.customized.tobytes()
+
+
+@both_families
+@pytest.mark.parametrize("interval", [1, 2])
+def test_holding_is_both_paths_in_step_and_the_original_given_back_outside_the_running_map(pair, backbone, response, interval):
+    one = pair(hold={"gain": 1.5, "smoothing": 0.25, "interval": interval}, map_steps=0)
+    x_ref = x_res = one.noise
+    samplers, followed = [backbone.sampler(3, None, one.shape[1:]) for _ in range(2)], None
+    for step, t in enumerate(one.sampler.timesteps):
+        times = t.expand(2)
+
+        def guided(model, x, text, times=times):
+            unconditional, conditional = model.predict(x.expand(2, -1, -1, -1), times, text).chunk(2)
+            return unconditional + one.request.guidance_scale * (conditional - unconditional), conditional
+
+        eps_ref, _ = guided(backbone, x_ref, one.base)
+        x_ref = samplers[0].step(eps_ref, t, x_ref).prev_sample
+        with response.capture() as captured:
+            eps_res, conditional = guided(response, x_res, one.full)
+            layers = [layer.attention.rows(1) for layer in captured.layers()]
+        base = backbone.predict(x_res, times[:1], one.base[[1]])
+        _, _, m_hat = control_map.fine_control_map(base, conditional, layers, one.phrase_weights, one.gamma)
+        if step == 0 or step % interval == interval - 1:
+            followed = m_hat if followed is None else 0.25 * followed + 0.75 * m_hat
+        w = (1.5 * followed).clamp(max=1)[:, None]
+        x_res = w * samplers[1].step(eps_res, t, x_res).prev_sample + (1 - w) * x_ref
+    difference = np.abs(np.asarray(one.run().customized, int) - np.asarray(to_pictures(backbone.decode(x_res))[0], int))
+    assert difference.max() <= 1
+
+
+def test_a_held_original_is_not_drawn_again_either(pair, backbone, counted):
+    first = pair(hold={"interval": 1})
+    expected = first.run()
+    assert len(first.original.latents) == 3
+    asked, again = counted(backbone), pair(hold={"interval": 1})
+    assert again.run(first.original).customized.tobytes() == expected.customized.tobytes()
+    assert len(asked) == 3, "only what M needs at every step" and again.original is first.original
+
+
+@pytest.mark.parametrize("interval, measured", [(1, 3), (2, 2), (3, 2), (100, 1)])
+def test_the_map_that_holds_is_measured_at_every_so_many_steps(pair, backbone, counted, interval, measured):
+    hold = {"interval": interval}
+    (first := pair(hold=hold, map_steps=0)).run()
+    asked = counted(backbone)
+    pair(hold=hold, map_steps=0).run(first.original)
+    assert len(asked) == measured
+
+
+def test_looking_at_maps_changes_no_pixel_of_what_is_held_at_some_steps(pair):
+    held, mapped = (pair(hold={"interval": 2}, map_steps=count).run() for count in (0, 3))
+    assert held.customized.tobytes() == mapped.customized.tobytes()
+
+
+def test_an_original_without_its_latents_is_drawn_again_where_it_is_held(pair):
+    free, held = pair(), pair(hold={})
+    free.run()
+    assert free.original.latents == ()
+    assert held.run(free.original).customized.tobytes() == pair(hold={}).run().customized.tobytes()
+    assert len(held.original.latents) == 3
+    free.run(held.original)
+    assert free.original is held.original, "its latents are not lost by a picture that holds nothing"

@@ -109,7 +109,7 @@ def test_customizations_are_mixed_by_weight_and_asked_for_in_one_text(service, t
 
 def test_memory_is_bounded(service, teach, ask, monkeypatch):
     monkeypatch.setattr(service_module, "RESPONSES_KEPT", 2)
-    monkeypatch.setattr(service_module, "ORIGINALS_KEPT", 2)
+    service._originals.pictures = 2
     for seed, name in enumerate(("a", "b", "c")):
         teach(name)
         service.generate(ask(customization=name, seed=seed, num_inference_steps=1, map_steps=0))
