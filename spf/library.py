@@ -7,11 +7,11 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import ValidationError
+from pydantic import StringConstraints, ValidationError
 
-from spf.config import REPOSITORY, MethodConfig, Name, Schema, home, parse
+from spf.config import MAX_TEXT, REPOSITORY, MethodConfig, Name, Schema, home, parse
 from spf.errors import CustomizationError, InvalidInput
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SHIPPED = REPOSITORY / "assets" / "customizations"
 WEIGHTS, CARD = "weights.safetensors", "customization.json"
 TRASH = ".trash"  # beside the customizations
+MAX_CARD = 1 << 20  # bytes
 
 
 class CustomizationCard(Schema):
@@ -27,10 +28,10 @@ class CustomizationCard(Schema):
 
     name: Name
     model: Name
-    model_sha256: str
-    phrases: tuple[str, ...]
-    stage: str
-    created: str
+    model_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    phrases: tuple[Annotated[str, StringConstraints(max_length=MAX_TEXT)], ...]
+    stage: Annotated[str, StringConstraints(max_length=16)]
+    created: Annotated[str, StringConstraints(max_length=64)]
     method: MethodConfig = MethodConfig()  # as trained; its maps are drawn by the same readings
     summary: dict[str, str | int | float] = {}
 
@@ -78,11 +79,36 @@ def customizations() -> dict[str, Customization]:
             if path.parent.name.startswith("."):
                 continue  # being written, or just replaced
             try:
-                card = CustomizationCard(**json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError, ValidationError, OSError, RecursionError):
+                card = read_card(path)
+            except (ValueError, OSError):
                 continue  # listed nowhere; asking for it by name says what is wrong
             found.setdefault(card.name, Customization(card, path.parent))
     return found
+
+
+def named(name: str) -> Customization:
+    """The customization called `name`. Raises CustomizationError naming those that there are."""
+    known = customizations()
+    if name not in known:
+        choices = ", ".join(known) or "none yet: teach one first"
+        raise CustomizationError(f"customization: '{name}' does not exist or cannot be read; choose one of: {choices}.")
+    return known[name]
+
+
+def read_card(path: Path) -> CustomizationCard:
+    """A card from its file, of which no more is read than a card is long. Raises OSError, or ValueError if it is damaged."""
+    with open(path, "rb") as file:
+        return parse_card(file.read(MAX_CARD + 1))
+
+
+def parse_card(raw: bytes) -> CustomizationCard:
+    """A card from the bytes of its file. Raises ValueError if they are none."""
+    if len(raw) > MAX_CARD:
+        raise ValueError(f"longer than {MAX_CARD} bytes")
+    try:
+        return CustomizationCard(**json.loads(raw.decode("utf-8")))
+    except (TypeError, ValidationError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def rename(name: str, wish: str) -> Customization:
@@ -92,6 +118,8 @@ def rename(name: str, wish: str) -> Customization:
     if wish in customizations():
         raise InvalidInput("name", f"'{wish}' exists already; choose another name")
     target = found.folder.with_name(wish)
+    if os.path.lexists(target):  # a damaged one, which is listed nowhere
+        raise InvalidInput("name", f"'{wish}' is a folder already ({target}); choose another name")
     staged = found.folder / f"{CARD}.partial"
     staged.write_text(card.model_dump_json(indent=2), encoding="utf-8")
     os.replace(staged, found.folder / CARD)

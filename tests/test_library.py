@@ -1,6 +1,7 @@
 """Renaming, discarding and bringing back what the user has; what comes with the app stays."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,25 @@ def test_what_is_not_the_users_stays(name, words):
     for act in (library.discard, lambda name: library.rename(name, "other")):
         with pytest.raises(CustomizationError, match=words):
             act(name)
+
+
+def test_a_name_that_a_damaged_folder_has_changes_nothing(own):
+    (own.parent / "best-hat").mkdir()
+    (own.parent / "best-hat" / library.WEIGHTS).write_bytes(b"of somebody else")
+    with pytest.raises(InvalidInput, match="'best-hat' is a folder already"):
+        library.rename("my-hat", "best-hat")
+    assert library.customizations()["my-hat"].folder == own and (own.parent / "best-hat" / library.WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("change", [
+    {"model_sha256": "../../x"}, {"model_sha256": "\x1b[2J"}, {"phrases": ["a" * 100_000]}, {"created": "x" * 10_000},
+    {"stage": "y" * 100}, {"name": "../../my-hat"}, {"more": 1}])
+def test_a_card_with_hostile_content_is_listed_nowhere(own, change):
+    path = own / library.CARD
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert list(library.customizations()) == ["shipped-hat"]
+
+
+def test_an_endless_card_is_not_read(own):
+    os.truncate(own / library.CARD, 64 << 30)  # sparse
+    assert list(library.customizations()) == ["shipped-hat"]

@@ -5,29 +5,22 @@ Nothing of an archive is written under a name of its own: only the two files tha
 
 from __future__ import annotations
 
-import json
-import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from spf.backbones import checkpoints, source
-from spf.backbones.headers import FLOATS, Header, read_header
-from spf.backbones.loading import denoiser_state, load_backbone
+from spf.backbones import source
+from spf.backbones.headers import Header, read_header
 from spf.config import ModelPreset, home, model_preset, model_presets, parse
 from spf.errors import CustomizationError, InvalidInput, ModelNotFound, SpfError
-from spf.export.outgoing import card_of
-from spf.library import CARD, WEIGHTS, Customization, CustomizationCard, customizations
+from spf.export.metadata import card_of
+from spf.export.workplace import working_folder
+from spf.library import CARD, MAX_CARD, WEIGHTS, Customization, CustomizationCard, customizations, parse_card, read_card
 
-MAX_CARD = 1 << 20  # bytes
 MAX_ENTRIES = 100  # of an archive; a customization has two
 _PIECE = 1 << 20
 
@@ -39,58 +32,44 @@ def import_customization(path: Path, name: str | None = None, force: bool = Fals
     taken and `force` is not given; nothing is then left behind.
     """
     path = Path(path)
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):  # a device has no end
         raise InvalidInput("path", f"{path} does not exist; give a customization's folder, zip or delta file")
-    with _working_folder() as folder:
-        card = _gather(path, folder, name)
-        if card.name in customizations() and not force:
-            raise InvalidInput("name", f"'{card.name}' exists; import it under another --name, or replace it with --force")
-        preset = _model_of(card)
-        tensors = _tensors(folder / WEIGHTS, preset)
-        return checkpoints.save_customization(card.model_copy(update={"model": preset.name}), tensors)
-
-
-@contextmanager
-def _working_folder() -> Iterator[Path]:
-    folder = home() / "customizations" / ".import.partial"
-    shutil.rmtree(folder, ignore_errors=True)
-    existed = home().exists()
-    folder.mkdir(parents=True)
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not existed and not any(folder.parent.iterdir()):
-            shutil.rmtree(home())
+        with working_folder() as folder:
+            card = _gather(path, folder, name)
+            if card.name in customizations() and not force:
+                raise InvalidInput("name", f"'{card.name}' exists; import it under another --name, or replace it with --force")
+            preset = _model_of(card)
+            header = _header(folder / WEIGHTS)
+            from spf.backbones import checkpoints  # torch and diffusers: most of what is refused was refused without them
+            from spf.export.fitting import tensors_of
+
+            tensors = tensors_of(header, preset)
+            return checkpoints.save_customization(card.model_copy(update={"model": preset.name}), tensors)
+    except OSError as error:
+        raise CustomizationError(f"customization: {home()} cannot be written ({error.strerror or error}); free some space, or "
+                                 "let SPF_HOME name a folder that can be written.") from None
 
 
 def _gather(path: Path, folder: Path, name: str | None) -> CustomizationCard:
     """Bring card and weights together in `folder`; returns the card."""
     if path.is_dir():
         (folder / WEIGHTS).symlink_to((path / WEIGHTS).resolve())
-        card = _card(_read_small(path / CARD), path)
+        card = _card_of(path, lambda: read_card(path / CARD))
     elif zipfile.is_zipfile(path):
-        card = _card(_unpack(path, folder), path)
+        card = _card_of(path, lambda: parse_card(_unpack(path, folder)))
     else:
         (folder / WEIGHTS).symlink_to(path.resolve())
         card = _delta_card(_header(path))
     return parse(CustomizationCard, card.model_dump() | ({"name": name} if name else {}))
 
 
-def _read_small(path: Path) -> bytes:
+def _card_of(path: Path, read: Callable[[], CustomizationCard]) -> CustomizationCard:
     try:
-        with open(path, "rb") as file:
-            return file.read(MAX_CARD + 1)
+        return read()
     except OSError:
-        raise CustomizationError(f"customization: {path} does not exist or cannot be read; export it again.") from None
-
-
-def _card(raw: bytes, path: Path) -> CustomizationCard:
-    try:
-        if len(raw) > MAX_CARD:
-            raise ValueError
-        return CustomizationCard(**json.loads(raw.decode("utf-8")))
-    except (ValueError, TypeError, ValidationError, RecursionError):
+        raise CustomizationError(f"customization: {path / CARD} does not exist or cannot be read; export it again.") from None
+    except ValueError:
         raise CustomizationError(f"customization: the {CARD} of {path} is damaged; export it again.") from None
 
 
@@ -164,21 +143,3 @@ def _header(path: Path) -> Header:
         return read_header(path)
     except ModelNotFound as error:
         raise CustomizationError(f"customization: {str(error).removeprefix('model: ')}") from None
-
-
-def _tensors(path: Path, preset: ModelPreset) -> dict[str, Tensor]:
-    """Changed tensors as they are in the customized denoiser. Raises CustomizationError if one does not fit the model."""
-    header = _header(path)
-    own = denoiser_state(preset)
-    for name, facts in header.tensors.items():
-        if name not in own or tuple(own[name].shape) != facts.shape or facts.dtype not in FLOATS:
-            raise CustomizationError(f"customization: its tensor '{name[:80]}' {facts.shape} {facts.dtype} does not fit "
-                                     f"'{preset.name}'; export it again.")
-    tensors = {name: value.float() for name, value in load_file(path).items()}
-    if bad := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
-        raise CustomizationError(
-            f"customization: tensor '{bad[0]}' of {path.name} holds values that are not numbers; export it again.")
-    if header.metadata.get("spf_format") != "delta":
-        return tensors
-    base = load_backbone(preset).denoiser.state_dict()
-    return {name: base[name].float() + value for name, value in tensors.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 
 import spf
 from spf.config import ModelPreset
@@ -45,3 +47,8 @@ def lora_metadata(card: CustomizationCard, preset: ModelPreset, rank: int, error
         "ss_training_comment": f"singular values of a full fine-tuning by {spf.__name__}; relative error {error:.4f}",
         "spf_reconstruction_error": f"{error:.6f}",
     }
+
+
+def card_of(metadata: Mapping[str, str]) -> CustomizationCard:
+    """The card that an exported file carries. ValueError if it carries none that can be read."""
+    return CustomizationCard(**json.loads(metadata["spf_customization"]))

@@ -5,21 +5,15 @@ Whatever is written appears whole or not at all, and replaces nothing unless it 
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
-from safetensors.torch import save_file
 from torch import Tensor
 
-from spf.backbones import checkpoints
+from spf.backbones import checkpoints, parallel_attention
 from spf.backbones.base import Backbone
 from spf.backbones.layouts import CLIP_G_PREFIX, CLIP_L_PREFIX, CLIP_PREFIX, DENOISER, DENOISER_PREFIX, VAE_PREFIX
 from spf.backbones.loading import DTYPES, load_backbone
@@ -27,58 +21,25 @@ from spf.backbones.single_file import plain_text_names
 from spf.config import ModelPreset, model_preset
 from spf.errors import CustomizationError, InvalidInput
 from spf.export import lora, original
+from spf.export.asked import Export, unwritable
 from spf.export.metadata import lora_metadata, model_metadata
-from spf.files import replace_folder, sync
-from spf.library import CARD, Customization, CustomizationCard, customizations
+from spf.files import save_tensors, staged
+from spf.library import CARD, Customization, named
 
-Format = Literal["diffusers", "single-file", "delta", "lora"]
-FORMATS = ("diffusers", "single-file", "delta", "lora")
-LORA_FORMATS = ("kohya", "diffusers")
-MAX_RANK = 1024
 _T5_PREFIX = "text_encoders.t5xxl.transformer."
-
-
-@dataclass(frozen=True)
-class Export:
-    """What was asked for."""
-
-    name: str
-    format: str
-    out: Path
-    rank: int = 16
-    lora_format: str = "kohya"
-    dtype: str | None = None  # of the written weights; that of the model if left out
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        for field, value, choices in (("--format", self.format, FORMATS), ("--lora-format", self.lora_format, LORA_FORMATS),
-                                      ("--dtype", self.dtype or "fp32", tuple(DTYPES))):
-            if value not in choices:
-                raise InvalidInput(field, f"'{value}' is not known; choose one of {', '.join(choices)}")
-        if not 1 <= self.rank <= MAX_RANK:
-            raise InvalidInput("--rank", f"must lie between 1 and {MAX_RANK} (got {self.rank})")
-        if self.format != "diffusers" and self.out.suffix != ".safetensors":
-            raise InvalidInput("--out", f"{self.out} must end in .safetensors for this format")
-        if os.path.lexists(self.out) and not self.force:
-            raise InvalidInput("--out", f"{self.out} exists; choose another name, or replace it with --force")
-        if os.path.lexists(self.out) and self.out.is_dir() != (self.format == "diffusers"):
-            raise InvalidInput("--out", f"{self.out} is {'a folder' if self.out.is_dir() else 'a file'}; choose another name")
-        if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / "model_index.json").is_file():
-            raise InvalidInput("--out", f"{self.out} holds other files and is never replaced; choose another name")
 
 
 def export(asked: Export) -> dict[str, Any]:
     """Write it, and say what was written. Raises InvalidInput, CustomizationError or ModelNotFound, and then writes nothing."""
-    known = customizations()
-    preset = model_preset(known[asked.name].card.model) if asked.name in known else None
-    found = checkpoints.customization(asked.name, preset)  # says it in words if it is unknown or of another model
+    preset = model_preset(named(asked.name).card.model)
+    found = checkpoints.customization(asked.name, preset)
     backbone = load_backbone(preset)
     write: Callable[..., dict[str, Any]] = {
         "diffusers": _write_folder, "single-file": _write_single_file, "delta": _write_delta, "lora": _write_lora}[asked.format]
     try:
         report = write(asked, found, preset, backbone)
     except OSError as error:
-        raise InvalidInput("--out", f"{asked.out} cannot be written ({error.strerror or error}); choose another place") from None
+        raise unwritable(asked.out, error) from None
     return {"customization": asked.name, "format": asked.format, "out": str(asked.out), "bytes": _size(asked.out), **report}
 
 
@@ -135,15 +96,16 @@ def _sd3_tensors(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _write_delta(asked: Export, found: Customization, preset: ModelPreset, backbone: Backbone) -> dict[str, Any]:
-    metadata = model_metadata(found.card, preset) | {"spf_format": "delta"}
-    _save(asked, deltas(backbone, found), metadata, DTYPES[asked.dtype or "fp16"])
-    return {"belongs_to": found.card.model_sha256}
+    branches = adapter(backbone, found)
+    metadata = model_metadata(found.card, preset) | {"spf_format": "delta", "spf_adapter_tensors": str(len(branches))}
+    _save(asked, changes(backbone, found) | branches, metadata, DTYPES[asked.dtype or "fp16"])
+    return {"belongs_to": found.card.model_sha256, "adapter_tensors": len(branches)}
 
 
 def _write_lora(asked: Export, found: Customization, preset: ModelPreset, backbone: Backbone) -> dict[str, Any]:
     if asked.lora_format == "kohya" and preset.family != "unet":
         raise InvalidInput("--lora-format", "kohya's keys are known for the U-Net family only; use diffusers")
-    factors, error = lora.approximate(deltas(backbone, found), asked.rank, DTYPES[asked.dtype or "fp16"])
+    factors, error = lora.approximate(mergeable(backbone, found), asked.rank, DTYPES[asked.dtype or "fp16"])
     if not factors:
         raise CustomizationError(f"customization: '{asked.name}' changed no matrix, so it has no LoRA; export it as delta.")
     tensors = (lora.kohya_keys(factors) if asked.lora_format == "kohya" else
@@ -152,21 +114,38 @@ def _write_lora(asked: Export, found: Customization, preset: ModelPreset, backbo
     return {"rank": asked.rank, "layers": len(factors), "reconstruction_error": round(error, 6)}
 
 
-def deltas(backbone: Backbone, found: Customization) -> dict[str, Tensor]:
-    """Customized minus original of every changed tensor, float32. Raises CustomizationError if one is not of the denoiser."""
+def adapter(backbone: Backbone, found: Customization) -> dict[str, Tensor]:
+    """What a customization adds beside the cross-attention (the keys and values of `parallel_attention`), float32, as it is."""
     own = backbone.denoiser.state_dict()
-    changes = {}
+    return {name: value for name, value in found.tensors().items()
+            if (twin := parallel_attention.twin(name)) in own and own[twin].shape == value.shape}
+
+
+def changes(backbone: Backbone, found: Customization) -> dict[str, Tensor]:
+    """Customized minus original of every changed tensor, float32. Raises CustomizationError if one is not of the denoiser."""
+    own, added, differences = backbone.denoiser.state_dict(), adapter(backbone, found), {}
     for name, value in found.tensors().items():
+        if name in added:
+            continue
         if name not in own or own[name].shape != value.shape:
             raise CustomizationError(f"customization: '{found.card.name}' adds '{name}' to the model, which no other program "
                                      "knows; copy its folder instead.")
-        changes[name] = value - own[name].float()
-    return changes
+        differences[name] = value - own[name].float()
+    return differences
+
+
+def mergeable(backbone: Backbone, found: Customization) -> dict[str, Tensor]:
+    """`changes` of a customization that adds nothing. Raises CustomizationError for an adapter: its attention to the target's
+    tokens alone is a second softmax, which no tensor of the model can take in and no layer of other programs computes."""
+    if adapter(backbone, found):
+        raise CustomizationError(f"customization: '{found.card.name}' holds an adapter beside the attention, which cannot be "
+                                 "merged into the model; export it with --format delta, which 'import' reads.")
+    return changes(backbone, found)
 
 
 def customized(backbone: Backbone, found: Customization) -> None:
     """The backbone's denoiser becomes the customized one. Raises CustomizationError if it holds what diffusers has not."""
-    deltas(backbone, found)
+    mergeable(backbone, found)
     checkpoints.apply(backbone, found.tensors())
 
 
@@ -178,30 +157,8 @@ def _save(asked: Export, tensors: Mapping[str, Tensor], metadata: dict[str, str]
     ready = {name: (value.to(dtype) if dtype and value.is_floating_point() else value).detach().cpu().contiguous().clone()
              for name, value in tensors.items()}
     with staged(asked.out) as path:
-        save_file(ready, path, metadata={key: str(value) for key, value in metadata.items()})
-
-
-@contextmanager
-def staged(target: Path):
-    """A path beside `target` to write to: a file, or a folder that is made there. It takes the place of `target` at the end."""
-    target = Path(os.path.abspath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        yield path
-        if path.is_dir():
-            replace_folder(path, target)
-        else:
-            sync(path)
-            os.replace(path, target)
-    finally:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        save_tensors(ready, path, {key: str(value) for key, value in metadata.items()})
 
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else (path,)) if file.is_file())
-
-
-def card_of(metadata: Mapping[str, str]) -> CustomizationCard:
-    """The card that an exported file carries. ValueError if it carries none that can be read."""
-    return CustomizationCard(**json.loads(metadata["spf_customization"]))

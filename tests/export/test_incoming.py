@@ -1,8 +1,10 @@
 """A customization that was made elsewhere comes in whole and checked, or not at all."""
 
 import json
+import multiprocessing
 import shutil
 import struct
+import time
 import zipfile
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from spf.backbones import checkpoints
 from spf.errors import CustomizationError, InvalidInput
+from spf.export import incoming, workplace
 from spf.export.incoming import import_customization
 from spf.export.outgoing import Export, export
 from spf.library import CARD, WEIGHTS, customizations
@@ -52,6 +55,47 @@ def test_a_taken_name_is_refused_and_another_one_possible(elsewhere):
     assert sorted(customizations()) == ["cap", "hat"]
     with pytest.raises(InvalidInput, match="name: may hold"):
         import_customization(elsewhere["zip"], name="../../cap")
+
+
+def stop_half_way(path, reached) -> None:
+    incoming._gather = lambda *arguments: reached.set() or time.sleep(600)
+    import_customization(path)
+
+
+def test_what_a_killed_import_left_is_cleared_by_the_next_one_and_nothing_else(elsewhere, spf_home):
+    context = multiprocessing.get_context("fork")
+    reached = [context.Event() for _ in range(2)]
+    killed, alive = (context.Process(target=stop_half_way, args=(elsewhere["zip"], event), daemon=True) for event in reached)
+    for process, event in zip((killed, alive), reached, strict=True):
+        process.start()
+        assert event.wait(60)
+    root = spf_home / "customizations"
+    (root / ".import-othercomputer-1-1000000000-01234567.partial").mkdir()
+    killed.kill()
+    killed.join()
+    assert len(list(root.iterdir())) == 3 and len(list(root.glob(f".import-*-{killed.pid}-*"))) == 1
+    import_customization(elsewhere["folder"])
+    left = sorted(path.name for path in root.iterdir())
+    alive.kill()
+    alive.join()
+    assert len(left) == 3 and "hat" in left and ".import-othercomputer-1-1000000000-01234567.partial" in left
+    assert any(f"-{alive.pid}-" in name for name in left), "another import is under way"
+
+
+def test_a_process_with_the_number_of_a_dead_one_keeps_nothing(spf_home):
+    root = spf_home / "customizations"
+    with workplace.working_folder() as mine:
+        created = mine.name.split("-")[-2]
+        mine.with_name(mine.name.replace(f"-{created}-", f"-{int(created) - 1000}-")).mkdir()
+        with workplace.working_folder() as second:
+            assert sorted(root.iterdir()) == sorted([mine, second])
+    assert not spf_home.exists()
+    with workplace.working_folder():
+        (spf_home / "studio.sqlite").write_text("of a run that began meanwhile")
+    assert [path.name for path in spf_home.iterdir()] == ["studio.sqlite"]
+    with pytest.raises(CustomizationError):
+        import_customization(spf_home)
+    assert [path.name for path in spf_home.iterdir()] == ["studio.sqlite"], "an import that is refused leaves no folder"
 
 
 def test_one_of_a_model_that_is_not_here_is_refused(elsewhere, spf_home):
@@ -146,3 +190,32 @@ def test_a_file_that_is_no_delta_is_refused(elsewhere, spf_home, tmp_path):
     with pytest.raises(InvalidInput, match="does not exist"):
         import_customization(tmp_path / "gone.zip")
     assert nothing_came(spf_home)
+
+
+def test_a_device_is_refused_unread(spf_home):
+    for path in ("/dev/zero", "/dev/null"):
+        with pytest.raises(InvalidInput, match="path: /dev/"):
+            import_customization(path)
+    assert not spf_home.exists()
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(elsewhere, spf_home):
+    shutil.rmtree(spf_home)
+    spf_home.write_text("a file")
+    with pytest.raises(CustomizationError, match="home cannot be written .*SPF_HOME"):
+        import_customization(elsewhere["delta"])
+
+
+def test_two_at_one_time_do_not_meet(elsewhere, spf_home, monkeypatch):
+    """The second one begins and ends while the first one looks for its model."""
+    found = incoming._model_of
+
+    def meanwhile(card):
+        monkeypatch.setattr(incoming, "_model_of", found)
+        import_customization(elsewhere["zip"], name="second")
+        return found(card)
+
+    monkeypatch.setattr(incoming, "_model_of", meanwhile)
+    import_customization(elsewhere["folder"], name="first")
+    assert sorted(customizations()) == ["first", "second"]
+    assert sorted(path.name for path in (spf_home / "customizations").iterdir()) == ["first", "second"]

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from spf.backbones import checkpoints
+from spf.backbones import checkpoints, parallel_attention
 from spf.errors import CustomizationError, InvalidInput
+from spf.export.incoming import import_customization
 from spf.export.outgoing import Export, export, pipeline
+from spf.library import Customization
+from spf.method.phrases import join_prompt
 
 PLAIN = """
 import importlib.util, json, sys
@@ -184,9 +187,9 @@ def test_a_failed_write_leaves_what_was_there(preset, taught, tmp_path, monkeypa
 
     def full(_tensors, target, metadata):
         target.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("spf.export.outgoing.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(InvalidInput, match="No space left"):
         export(Export("hat", "delta", path, force=True))
     assert path.read_text() == "mine" and [entry.name for entry in tmp_path.glob(".*")] == []
@@ -196,6 +199,52 @@ def test_a_failed_write_leaves_what_was_there(preset, taught, tmp_path, monkeypa
 def test_kohya_keys_are_for_u_nets(family, preset, taught, tmp_path):
     with pytest.raises(InvalidInput, match="use diffusers"):
         export(Export("hat", "lora", tmp_path / "x.safetensors"))
+
+
+@pytest.fixture
+def adapted(preset, taught):
+    """A customization 'adapted': what 'hat' changed, and an adapter beside the cross-attention."""
+    backbone = checkpoints.load_backbone(preset)
+    branches = parallel_attention.install(backbone.denoiser)
+    generator = torch.Generator().manual_seed(2)
+    added = {name: value.detach() + 0.3 * torch.randn(value.shape, generator=generator) for name, value in branches.items()}
+    return checkpoints.save_customization(taught.card.model_copy(update={"name": "adapted"}), taught.tensors() | added)
+
+
+def predicted(preset, name):
+    backbone = checkpoints.load_backbone(preset)
+    checkpoints.apply(backbone, checkpoints.customization(name, preset).tensors())
+    text = backbone.encode_prompts([join_prompt("a person", ["a winter hat"])])
+    with torch.no_grad():
+        return backbone.predict(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([300]), text)
+
+
+def test_an_adapter_goes_into_a_delta_and_comes_back_as_it_was(preset, taught, adapted, tmp_path, spf_home):
+    report = export(Export("adapted", "delta", tmp_path / "adapted.safetensors"))
+    before = predicted(preset, "adapted")
+    assert report["adapter_tensors"] == len(adapted.tensors()) - len(taught.tensors()) > 0
+    (spf_home / "customizations" / "adapted").rename(tmp_path / "gone")
+    back = import_customization(tmp_path / "adapted.safetensors")
+    assert back.card == adapted.card and back.tensors().keys() == Customization(adapted.card, tmp_path / "gone").tensors().keys()
+    torch.testing.assert_close(predicted(preset, "adapted"), before, atol=5e-3, rtol=1e-2)
+    assert (before - predicted(preset, "hat")).abs().mean() > 0.01, "the adapter does something"
+
+
+@pytest.mark.parametrize("form", ["diffusers", "single-file", "lora"])
+def test_an_adapter_cannot_be_merged_and_the_refusal_names_what_can_be_done(preset, adapted, tmp_path, form):
+    out = tmp_path / ("out" if form == "diffusers" else "out.safetensors")
+    with pytest.raises(CustomizationError, match="'adapted' holds an adapter.*--format delta"):
+        export(Export("adapted", form, out))
+    assert not out.exists()
+
+
+def test_a_branch_where_the_model_has_no_such_layer_is_not_taken_in(preset, taught, adapted, tmp_path):
+    name = next(name for name in adapted.tensors() if ".parallel." in name)
+    for wrong, value in ((name.replace("attn2", "attn1"), adapted.tensors()[name]), (name, torch.ones(3, 3))):
+        card = taught.card.model_copy(update={"name": "odd"})
+        odd = checkpoints.save_customization(card, {wrong: value})
+        with pytest.raises(CustomizationError, match="does not fit"):
+            import_customization(odd.folder, "other")
 
 
 def test_what_only_this_app_knows_stays_here(preset, taught, tmp_path):
