@@ -1,7 +1,7 @@
-"""The queue of training jobs in `studio.sqlite`, and the one lease on the device. Needs no torch.
+"""The queue of training jobs in `studio.sqlite`, and the one lease on each device. Needs no torch.
 
 Everything that must not happen twice is a constraint of the database: one active job per customization, one holder of
-the device. A process is known by its pid and the time it was created, so a later process with the same number is
+a device. A process is known by its pid and the time it was created, so a later process with the same number is
 nobody's; no process is ever signalled by what is written here.
 """
 
@@ -11,16 +11,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from spf.config import home
-from spf.errors import TrainingError
+from spf.errors import AlreadyUnderWay, TrainingError
 
-DEVICE = "device"  # one training at a time
+DEVICE = "device"  # where a job trains that names no other: one at a time
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     worker_created REAL,
     exit_code INTEGER,
     message TEXT NOT NULL DEFAULT '',
-    log_tail TEXT NOT NULL DEFAULT ''
+    log_tail TEXT NOT NULL DEFAULT '',
+    device TEXT NOT NULL DEFAULT 'device'
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_active_job_per_customization ON jobs (name) WHERE state IN ('queued', 'running');
 CREATE TABLE IF NOT EXISTS lease (device TEXT PRIMARY KEY, job TEXT NOT NULL, pid INTEGER NOT NULL, created REAL NOT NULL);
@@ -100,25 +101,26 @@ def job(job_id: str) -> Job | None:
     return None if row is None else _job(row)
 
 
-def add(job_id: str, name: str, worker: Holder) -> None:
-    """Queue a job that `worker` attends to for now. Raises TrainingError while another teaches the same customization."""
+def add(job_id: str, name: str, worker: Holder, device: str = DEVICE) -> None:
+    """Queue a job that `worker` attends to for now. Raises AlreadyUnderWay while another teaches the same customization."""
     with _database() as database:
         try:  # a run whose folder was deleted may have had the same name
             database.execute("DELETE FROM jobs WHERE id = ? AND state NOT IN ('queued', 'running')", (job_id,))
-            database.execute("INSERT INTO jobs (id, name, state, queued, worker_pid, worker_created) VALUES (?, ?, ?, ?, ?, ?)",
-                             (job_id, name, "queued", time.time(), worker.pid, worker.created))
+            database.execute(
+                "INSERT INTO jobs (id, name, state, queued, worker_pid, worker_created, device) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (job_id, name, "queued", time.time(), worker.pid, worker.created, device))
         except sqlite3.IntegrityError:
             raise _taken(database, name) from None
 
 
-def requeue(job_id: str, worker: Holder) -> bool:
-    """Queue a finished job again; False where somebody else just did. Raises TrainingError as `add` does."""
+def requeue(job_id: str, worker: Holder, device: str = DEVICE) -> bool:
+    """Queue a finished job again; False where somebody else just did. Raises AlreadyUnderWay as `add` does."""
     with _database() as database:
         try:
             changed = database.execute(
-                "UPDATE jobs SET state = 'queued', queued = ?, worker_pid = ?, worker_created = ?, exit_code = NULL, "
+                "UPDATE jobs SET state = 'queued', queued = ?, worker_pid = ?, worker_created = ?, device = ?, exit_code = NULL, "
                 "message = '', log_tail = '' WHERE id = ? AND state NOT IN ('queued', 'running', 'completed')",
-                (time.time(), worker.pid, worker.created, job_id))
+                (time.time(), worker.pid, worker.created, device, job_id))
         except sqlite3.IntegrityError:
             name = database.execute("SELECT name FROM jobs WHERE id = ?", (job_id,)).fetchone()["name"]
             raise _taken(database, name) from None
@@ -139,17 +141,17 @@ def remove(job_id: str) -> None:
 
 
 def acquire(job_id: str, me: Holder) -> bool:
-    """Take the device for a queued job, unless it is held or an earlier job waits for it. Takes over from the dead."""
+    """Take its device for a queued job, unless it is held or an earlier job waits for it. Takes over from the dead."""
     with _transaction() as database:
-        holder = _holder(database)
-        if holder is not None and holder[0] != job_id and holder[1].is_alive():
-            return False
         own = database.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if _other(database, own["device"], job_id) is not None:
+            return False
         earlier = database.execute(
-            "SELECT * FROM jobs WHERE state = 'queued' AND (queued, id) < (?, ?)", (own["queued"], job_id)).fetchall()
+            "SELECT * FROM jobs WHERE state = 'queued' AND device = ? AND (queued, id) < (?, ?)",
+            (own["device"], own["queued"], job_id)).fetchall()
         if any(_job(row).is_attended() for row in earlier):
             return False
-        _hold(database, job_id, me)
+        _hold(database, own["device"], job_id, me)
         database.execute("UPDATE jobs SET state = 'running' WHERE id = ?", (job_id,))
         return True
 
@@ -157,19 +159,20 @@ def acquire(job_id: str, me: Holder) -> bool:
 def claim(job_id: str, me: Holder) -> None:
     """Let the training process itself hold the device. Raises TrainingError if another job took it meanwhile."""
     with _transaction() as database:
-        holder = _holder(database)
-        if holder is not None and holder[0] != job_id and holder[1].is_alive():
-            raise TrainingError(f"train: the device is taken by the run {holder[0]}; wait until it is done, or cancel it.")
-        _hold(database, job_id, me)
+        own = database.execute("SELECT device FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        device = own["device"] if own else DEVICE
+        if (other := _other(database, device, job_id)) is not None:
+            raise TrainingError(f"train: the device is taken by the run {other}; wait until it is done, or cancel it.")
+        _hold(database, device, job_id, me)
 
 
 def holding() -> str | None:
-    """The job whose living process holds the device."""
+    """A job whose living process holds a device."""
     if not path().exists():
         return None
     with _database() as database:
-        holder = _holder(database)
-    return holder[0] if holder is not None and holder[1].is_alive() else None
+        rows = database.execute("SELECT * FROM lease ORDER BY device").fetchall()
+    return next((row["job"] for row in rows if Holder(row["pid"], row["created"]).is_alive()), None)
 
 
 def finish(job_id: str, state: str, message: str, exit_code: int | None, log_tail: str) -> None:
@@ -180,18 +183,19 @@ def finish(job_id: str, state: str, message: str, exit_code: int | None, log_tai
         database.execute("DELETE FROM lease WHERE job = ?", (job_id,))
 
 
-def _hold(database: sqlite3.Connection, job_id: str, me: Holder) -> None:
-    database.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?)", (DEVICE, job_id, me.pid, me.created))
+def _hold(database: sqlite3.Connection, device: str, job_id: str, me: Holder) -> None:
+    database.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?)", (device, job_id, me.pid, me.created))
 
 
-def _holder(database: sqlite3.Connection) -> tuple[str, Holder] | None:
-    row = database.execute("SELECT * FROM lease WHERE device = ?", (DEVICE,)).fetchone()
-    return None if row is None else (row["job"], Holder(row["pid"], row["created"]))
+def _other(database: sqlite3.Connection, device: str, job_id: str) -> str | None:
+    """Another job than `job_id` whose living process holds the device."""
+    row = database.execute("SELECT * FROM lease WHERE device = ? AND job != ?", (device, job_id)).fetchone()
+    return row["job"] if row is not None and Holder(row["pid"], row["created"]).is_alive() else None
 
 
-def _taken(database: sqlite3.Connection, name: str) -> TrainingError:
+def _taken(database: sqlite3.Connection, name: str) -> AlreadyUnderWay:
     row = database.execute("SELECT id FROM jobs WHERE name = ? AND state IN ('queued', 'running')", (name,)).fetchone()
-    return TrainingError(f"A training run that teaches '{name}' is already under way ({row['id'] if row else name}); "
+    return AlreadyUnderWay(f"A training run that teaches '{name}' is already under way ({row['id'] if row else name}); "
                          "wait until it is done, or cancel it.")
 
 
@@ -209,12 +213,20 @@ def _database() -> Iterator[sqlite3.Connection]:
         database = sqlite3.connect(path(), timeout=60, isolation_level=None)
         database.row_factory = sqlite3.Row
         database.executescript(_TABLES)
+        _complete(database)
         yield database
     except sqlite3.DatabaseError as error:
         raise TrainingError(f"jobs: {path()} cannot be used ({error}); free some space, or move the file away.") from error
     finally:
         if database is not None:
             database.close()
+
+
+def _complete(database: sqlite3.Connection) -> None:
+    """Give the queue of an earlier version the column that it lacks."""
+    if all(row["name"] != "device" for row in database.execute("PRAGMA table_info(jobs)")):
+        with suppress(sqlite3.OperationalError):  # another process was quicker; a disk that is full shows at the next statement
+            database.execute(f"ALTER TABLE jobs ADD COLUMN device TEXT NOT NULL DEFAULT '{DEVICE}'")
 
 
 @contextmanager

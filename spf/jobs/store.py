@@ -11,10 +11,11 @@ from typing import Any
 
 import psutil
 
+from spf import library
 from spf.backbones.source import require_model
-from spf.config import REPOSITORY, TrainConfig, home, model_preset, parse, with_overrides
+from spf.config import REPOSITORY, TrainConfig, home, mix_weights, model_preset, parse, with_overrides
 from spf.data.records import read_training_set
-from spf.errors import InvalidInput, TrainingError
+from spf.errors import AlreadyUnderWay, InvalidInput, TrainingError
 from spf.jobs import queue
 from spf.jobs.queue import Holder
 from spf.training.reports import require_reporter
@@ -32,10 +33,10 @@ def runs() -> list[RunFolder]:
 
 
 def run(run_id: str) -> RunFolder:
-    """The run called `run_id`. Raises TrainingError for an unknown one."""
+    """The run called `run_id`. Raises InvalidInput for an unknown one."""
     known = {folder.id: folder for folder in runs()}
     if run_id not in known:
-        raise TrainingError(f"run: '{run_id}' does not exist; choose one from the list of runs.")
+        raise InvalidInput("run", f"'{run_id}' does not exist; choose one from the list of runs")
     return known[run_id]
 
 
@@ -70,12 +71,21 @@ def prepare(config: TrainConfig) -> RunFolder:
     _check(config)
     if (busy := active()) is not None:
         raise _busy(busy)
-    me = Holder.this_process()
     folder = _add(config)
-    if not queue.acquire(folder.id, me):  # somebody came first
+    if not queue.acquire(folder.id, Holder.this_process()):  # somebody came first
         _forget(folder)
         raise _busy(active())
     return folder
+
+
+def enqueue(config: TrainConfig, device: str) -> RunFolder:
+    """Queue a run that this process carries out when `device` is its own; `worker.wait_for_turn` waits for that.
+
+    Raises what `start` raises.
+    """
+    _check(config)
+    active()  # whoever died without a word must not stand in the way
+    return _add(config, device)
 
 
 def start(config: TrainConfig) -> RunFolder:
@@ -96,14 +106,8 @@ def resume(run_id: str, overrides: dict[str, Any] | None = None, launch: bool = 
     `overrides` are dotted settings that may change on the way, such as a learning rate. With `launch` False this process
     is to carry the run out, and the device must be free. Raises ResumeRefused naming what is no longer as it was.
     """
-    folder = run(run_id)
-    state = status(folder).state
-    if state not in FINAL_STATES or state == "completed":
-        raise TrainingError(f"resume: the run {run_id} is {state}; only a run that ended early can go on.")
-    config = _changed(folder.config(), overrides or {})
-    _check(config)
-    _check_resumable(config, folder)
-    _queue_again(folder, config)
+    state = status(run(run_id)).state
+    folder = enqueue_again(run_id, queue.DEVICE, overrides)
     if launch:
         _launch_or_fail(folder)
     elif not queue.acquire(folder.id, Holder.this_process()):
@@ -113,8 +117,24 @@ def resume(run_id: str, overrides: dict[str, Any] | None = None, launch: bool = 
     return folder
 
 
+def enqueue_again(run_id: str, device: str, overrides: dict[str, Any] | None = None) -> RunFolder:
+    """What `enqueue` does, for a run that ended early. Raises what `resume` raises."""
+    folder = run(run_id)
+    state = status(folder).state
+    if state not in FINAL_STATES or state == "completed":
+        raise TrainingError(f"resume: the run {run_id} is {state}; only a run that ended early can go on.")
+    config = _changed(folder.config(), overrides or {})
+    _check(config)
+    _check_resumable(config, folder)
+    _queue_again(folder, config, device)
+    return folder
+
+
 def ask(run_id: str, what: str) -> RunFolder:
-    """Ask a run to cancel, pause, save or sample before its next step. Raises TrainingError if nobody would hear it."""
+    """Ask a run to cancel, pause, save or sample before its next step.
+
+    Raises InvalidInput for an unknown run, and TrainingError if nobody would hear it.
+    """
     if what not in REQUESTS:
         raise InvalidInput("request", f"'{what}' is not one of {', '.join(REQUESTS)}")
     folder = run(run_id)
@@ -153,6 +173,8 @@ def _check(config: TrainConfig) -> None:
     """Everything that can be refused without loading a model."""
     require_model(model_preset(config.model))
     require_reporter(config.report_to)
+    for name in mix_weights(config.initial_customization) if config.initial_customization else ():
+        library.named(name)
     from spf.backbones.window import caption_window  # only here: these need tokenizers and torch
     from spf.training.identity import require_held_out
 
@@ -160,14 +182,14 @@ def _check(config: TrainConfig) -> None:
     require_held_out(config, len(records))
 
 
-def _add(config: TrainConfig) -> RunFolder:
+def _add(config: TrainConfig, device: str = queue.DEVICE) -> RunFolder:
     try:
         folder = RunFolder.create(runs_root(), config)
     except OSError as error:
         raise TrainingError(f"run: {runs_root()} cannot be written ({error.strerror}); free some space, "
                             "or let SPF_HOME name a folder that can be written.") from None
     try:
-        queue.add(folder.id, config.name, Holder.this_process())
+        queue.add(folder.id, config.name, Holder.this_process(), device)
     except TrainingError:
         shutil.rmtree(folder.path)
         raise
@@ -189,12 +211,12 @@ def _check_resumable(config: TrainConfig, folder: RunFolder) -> None:
     resumable(config, folder, read_training_set(config))
 
 
-def _queue_again(folder: RunFolder, config: TrainConfig) -> None:
+def _queue_again(folder: RunFolder, config: TrainConfig, device: str) -> None:
     me = Holder.this_process()
     if queue.job(folder.id) is None:
-        queue.add(folder.id, config.name, me)
-    elif not queue.requeue(folder.id, me):
-        raise TrainingError(f"resume: the run {folder.id} is already under way; wait until it is done, or cancel it.")
+        queue.add(folder.id, config.name, me, device)
+    elif not queue.requeue(folder.id, me, device):
+        raise AlreadyUnderWay(f"resume: the run {folder.id} is already under way; wait until it is done, or cancel it.")
     folder.clear_requests()
     folder.write_config(config)
     before = folder.status()

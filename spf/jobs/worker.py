@@ -16,7 +16,7 @@ import psutil
 
 from spf import library
 from spf.config import REPOSITORY, home
-from spf.errors import SpfError
+from spf.errors import InvalidInput, SpfError
 from spf.jobs import queue
 from spf.jobs.queue import Holder
 from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
@@ -32,22 +32,27 @@ def train_command(folder: RunFolder) -> list[str]:
 
 
 def work(folder: RunFolder, command: Sequence[str] | None = None, silence: float = SILENCE) -> RunStatus:
-    """See a queued run through to one final state, and return it. `command` is what trains."""
+    """See a queued run through to one final state, and return it. `command` is what trains.
+
+    Raises InvalidInput for one that is not in the queue.
+    """
+    if queue.job(folder.id) is None:
+        raise InvalidInput("run", f"'{folder.id}' is not in the queue; 'python -m spf resume {folder.id}' puts it there")
     queue.attend(folder.id, Holder.this_process())
-    if (early := _wait_for_turn(folder)) is not None:
-        return _end(folder, early, None)
+    if (early := wait_for_turn(folder)) is not None:
+        return end(folder, early, None)
     try:
         child = subprocess.Popen(
             list(command or train_command(folder)), stdin=subprocess.DEVNULL, cwd=REPOSITORY,
             env={**os.environ, "SPF_HOME": str(home()), "PYTHONUNBUFFERED": "1"})
     except OSError as error:
-        return _end(folder, RunStatus(state="failed", message=f"The training process could not be started: {error}"), None)
+        return end(folder, RunStatus(state="failed", message=f"The training process could not be started: {error}"), None)
     reason = _watch(child, folder, silence)
-    return _end(folder, verdict(folder, child.returncode, reason), child.returncode)
+    return end(folder, verdict(folder, child.returncode, reason), child.returncode)
 
 
-def _wait_for_turn(folder: RunFolder) -> RunStatus | None:
-    """None once the device is ours; how the run ended, if it was called off before."""
+def wait_for_turn(folder: RunFolder) -> RunStatus | None:
+    """None once the device is this process's; how the run ended, if it was called off before."""
     while not queue.acquire(folder.id, Holder.this_process()):
         asked = folder.requests()
         if "cancel" in asked:
@@ -132,7 +137,8 @@ def _failed(told: RunStatus, message: str) -> RunStatus:
     return told.model_copy(update={"state": "failed", "eta": None, "message": message})
 
 
-def _end(folder: RunFolder, status: RunStatus, exit_code: int | None) -> RunStatus:
+def end(folder: RunFolder, status: RunStatus, exit_code: int | None) -> RunStatus:
+    """Tell everybody how a run ended."""
     try:
         folder.write_status(status)
     except OSError as error:  # a full disk; the next look at the run finds it interrupted

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `stand_in`, under every import mode of pytest
 
-from stand_in import TRAINER, WORKER
+from stand_in import stand_in_workers
 
 from spf import config
 from spf.jobs import store
@@ -20,29 +20,15 @@ def settings(tiny, picture_folder) -> config.TrainConfig:
 
 
 @pytest.fixture
-def workers(monkeypatch):
+def workers():
     """Real workers, each with a stand-in that trains as `behaviour` says. Holds (command, options) of each start."""
-    class Workers(list):
-        behaviour = "obeys"
-        processes: list[subprocess.Popen] = []
-
-    started, launch = Workers(), subprocess.Popen
-    started.processes = []
-
-    def popen(command, **options):
-        started.append((command, options))
-        options["env"] = {**options["env"], "PYTHONPATH": str(config.REPOSITORY)}
-        started.processes.append(launch(
-            [sys.executable, "-c", WORKER, TRAINER, started.behaviour, command[-1]], **options))
-        return started.processes[-1]
-
-    monkeypatch.setattr(store.subprocess, "Popen", popen)
-    yield started
-    for run in store.runs():
-        run.request_cancel()  # the stand-ins listen
-    for process in started.processes:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with stand_in_workers() as started:
+        yield started
+        for run in store.runs():
+            run.request_cancel()  # the stand-ins listen
+        for process in started.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,7 +1,12 @@
 """A stand-in for the training process: it keeps the contract and reads and writes its run folder."""
 
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
+from unittest import mock
 
+from spf import config
 from spf.jobs import store
 
 # What `python -m spf train --run FOLDER` does, without a model: train until asked to stop, or as its first word says.
@@ -41,6 +46,32 @@ from spf.training.run_folder import RunFolder
 worker.POLL, worker.GRACE = 0.05, 0.5
 worker.work(RunFolder(Path(sys.argv[-1])), [sys.executable, "-S", "-c", sys.argv[1], sys.argv[2], sys.argv[-1]])
 """
+
+
+class Workers(list):
+    """(command, options) of each worker that was started, and the processes."""
+
+    behaviour = "obeys"
+
+    def __init__(self):
+        super().__init__()
+        self.processes: list[subprocess.Popen] = []
+
+
+@contextmanager
+def stand_in_workers():
+    """Workers started within this look after stand-ins."""
+    started, launch = Workers(), subprocess.Popen
+
+    def popen(command, **options):
+        started.append((command, options))
+        options["env"] = {**options["env"], "PYTHONPATH": str(config.REPOSITORY)}
+        started.processes.append(launch(
+            [sys.executable, "-c", WORKER, TRAINER, started.behaviour, command[-1]], **options))
+        return started.processes[-1]
+
+    with mock.patch.object(store.subprocess, "Popen", popen):
+        yield started
 
 
 def until(condition, seconds: float = 120.0) -> None:

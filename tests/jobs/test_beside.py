@@ -6,10 +6,11 @@ import torch
 from spf import config
 from spf.config import GenerationRequest
 from spf.errors import MemoryShort
-from spf.generation.room import needed_bytes
+from spf.generation import room
+from spf.generation.room import free_bytes, needed_bytes
 from spf.generation.service import GenerationService
 from spf.jobs import beside, queue
-from spf.jobs.beside import MARGIN, free_bytes, require_room
+from spf.jobs.beside import MARGIN, require_room
 from spf.jobs.queue import Holder
 
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ def test_what_a_portrait_needs(tiny):
 
 
 def test_free_memory_is_measured_within_the_limit_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(beside, "CGROUP", tmp_path)
+    monkeypatch.setattr(room, "CGROUP", tmp_path)
     unlimited = free_bytes(CPU)
     assert unlimited > 10**6
     for name, content in {"memory.max": "9000", "memory.current": "5000", "memory.stat": "anon 1\ninactive_file 700\n"}.items():

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from stand_in import state, until
+from stand_in import stand_in_workers, state, until
 
 from spf import config
 from spf.errors import DataError, InvalidInput, ModelNotFound, ResumeRefused, TrainingError
 from spf.jobs import queue, store
 from spf.jobs.queue import Holder
 from spf.training.run_folder import RunStatus
+from tests.processes import SERVER, process
 
 
 def named(settings, name: str):
@@ -133,6 +134,39 @@ def test_the_training_goes_on_when_its_worker_is_killed(settings, workers):
     store.cancel(folder.id)
     until(lambda: state(folder) == "cancelled")
     until(lambda: not queue.job(folder.id).active)
+
+
+def _serve(settings, first: bool, told):
+    with stand_in_workers():
+        try:
+            told.send(("started", store.start(settings).id) if first else ("found", store.active().id))
+            if not first:
+                store.start(settings)
+        except TrainingError as error:
+            told.send(("refused", "already under way" in str(error)))
+        time.sleep(60)
+
+
+def test_a_server_killed_ten_times_leaves_one_run_that_the_next_server_finds(settings):
+    """F7: the first server starts the run; each further one looks, wants to start the same, and is killed as well."""
+    found, trainers = [], set()
+    for number in range(10):
+        hears, told = SERVER.Pipe(duplex=False)  # one for each: a queue stays locked when its writer is killed
+        server = process(_serve, settings, number == 0, told, patches=[("spf.config", "CONFIGS", config.CONFIGS)])
+        server.start()
+        assert hears.poll(120)
+        found.append(hears.recv())
+        if number:
+            assert hears.poll(120) and hears.recv() == ("refused", True)
+        server.kill()
+        server.join()
+        (run,) = store.runs()
+        until(lambda run=run: state(run) == "running")
+        trainers.add(store.status(run).pid)
+    assert found == [("started", run.id)] + [("found", run.id)] * 9 and len(trainers) == 1 == len(queue.jobs())
+    store.cancel(run.id)
+    until(lambda: not queue.job(run.id).active)
+    assert queue.job(run.id).state == "cancelled" and queue.holding() is None
 
 
 def test_worker_and_trainer_killed_is_interrupted_and_does_not_stand_in_the_way(settings, workers):
@@ -308,7 +342,7 @@ def test_runs_are_listed_newest_first_and_found_by_name():
     assert [run.id for run in store.runs()] == [ids[1], ids[0], ids[2]]
     assert store.run(ids[2]).path == store.runs_root() / ids[2]
     for unknown in ("gone", "../../etc", ""):
-        with pytest.raises(TrainingError, match="does not exist"):
+        with pytest.raises(InvalidInput, match="does not exist"):
             store.run(unknown)
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 from stand_in import TRAINER
 
+from spf.errors import InvalidInput
 from spf.jobs import queue, store, worker
 from spf.training.run_folder import RunStatus
 
@@ -28,6 +29,12 @@ def test_a_trainer_that_hangs_is_ended_and_told(work):
     folder, ended = work("deaf", silence=1.0)
     assert ended.state == "failed" and "no sign of life" in ended.message
     assert queue.job(folder.id).exit_code == -9 and queue.holding() is None
+
+
+def test_a_run_that_is_not_queued_is_refused(spf_home):
+    with pytest.raises(InvalidInput, match="run: 'gone' is not in the queue"):
+        worker.work(worker.RunFolder(spf_home / "runs" / "gone"))
+    assert not spf_home.exists()
 
 
 def test_a_trainer_that_is_not_there_fails(settings):
@@ -66,7 +73,7 @@ def test_completed_needs_the_customization_of_this_very_run(settings, tmp_path):
     assert worker.verdict(folder, 0, "").state == "failed"
     written = store.home() / "customizations" / "hat"
     written.mkdir(parents=True)
-    card = {"name": "hat", "model": "tiny", "model_sha256": "0", "phrases": [], "stage": "both", "created": "",
+    card = {"name": "hat", "model": "tiny", "model_sha256": "0" * 64, "phrases": [], "stage": "both", "created": "",
             "summary": {"run": "another"}}
     for run_id, weights, expected in (("another", True, "failed"), (folder.id, False, "failed"), (folder.id, True, "completed")):
         (written / "customization.json").write_text(json.dumps(card | {"summary": {"run": run_id}}))
