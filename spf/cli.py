@@ -5,13 +5,16 @@ Exit status: 0 done, 1 failed or cancelled, 2 bad input. Heavy imports wait unti
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from spf.errors import Cancelled, InvalidInput, SpfError, TrainingError
 
@@ -22,6 +25,24 @@ app.add_typer(dataset, name="dataset")
 jobs_app = typer.Typer(invoke_without_command=True, help="Training runs: list them, pause, save, sample, show the log.")
 app.add_typer(jobs_app, name="jobs")
 
+PROGRAM = "python -m spf"
+INTERRUPTED = 130  # the shell's status of Ctrl+C, which typer returns
+
+
+def _path(text: str) -> Path:
+    """A path as it was given. An empty one would be the folder that the command is called in, which nobody named."""
+    if not text.strip():
+        raise ValueError("it is empty; name a folder or file")
+    return Path(text)
+
+
+def _place(text: str, hidden: bool = False) -> Any:
+    """An option that takes a path; `text` is its help."""
+    return typer.Option(parser=_path, help=text, hidden=hidden)
+
+
+Folder = Annotated[Path, typer.Argument(parser=_path, metavar="FOLDER")]
+Out = Annotated[Path, _place("Folder to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str | None, typer.Option(help="torch device such as cpu or cuda; the best one by default.")]
 Targets = Annotated[list[str], typer.Option("--target", help="Phrase to cut out of captions; repeat for more.")]
@@ -29,15 +50,33 @@ BaseText = Annotated[str, typer.Option("--base-text", help="For pictures whose c
 
 
 def main() -> None:
-    """Run the command line; SpfError becomes one line on standard error and a status."""
+    """Run the command line; whatever goes wrong becomes one line on standard error and a status."""
+    if sys.stdout.errors == "strict":  # a file's name may hold bytes, or letters, that the terminal has no way to show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        status = app(prog_name=PROGRAM, standalone_mode=False)  # else typer tells usage in four lines
+    except TyperException as error:
+        _fail(_usage(error), 2)
     except (Cancelled, TrainingError) as error:
         _fail(error, 1)
     except SpfError as error:
         _fail(error, 2)
-    except KeyboardInterrupt:
-        _fail("stopped.", 130)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}); check the path, its "
+              "permissions and the free space.", 2 if error.errno == errno.ENAMETOOLONG else 1)
+    if status == INTERRUPTED:
+        _fail("stopped.", INTERRUPTED)
+    raise SystemExit(status)
+
+
+def _usage(error: TyperException) -> str:
+    """What is wrong with the arguments, in one line. A group without a verb shows its help instead."""
+    context = getattr(error, "ctx", None)
+    text, command = error.format_message().replace("Value error, ", ""), context.command_path if context else PROGRAM
+    if "\n" in text:  # not an error but the help
+        print(text, file=sys.stderr)
+        raise SystemExit(2)
+    return f"{text[:1].lower()}{text[1:].rstrip('.')}; see '{command} --help'"
 
 
 def _fail(message: object, status: int) -> None:
@@ -47,7 +86,7 @@ def _fail(message: object, status: int) -> None:
 
 @app.command()
 def generate(
-    out: Annotated[Path, typer.Option(help="Folder for original.png customized.png sfcm.png maps.npz result.json.")],
+    out: Annotated[Path, _place("Folder for original.png customized.png sfcm.png maps.npz result.json.")],
     base: Annotated[str, typer.Option(help="Base text: the portrait as the original model draws it.")],
     target: Annotated[list[str], typer.Option(help="What should change; repeat for more.")] = [],  # noqa: B006
     model: Annotated[str, typer.Option(help="Model preset of configs/models.")] = "pocket",
@@ -61,6 +100,7 @@ def generate(
     steps: Annotated[str | None, typer.Option(help="Denoising steps; the model's default if left out.")] = None,
     guidance_scale: Annotated[str | None, typer.Option(help="The model's default if left out.")] = None,
     map_steps: Annotated[str, typer.Option(help="At how many steps M and the SFCM are drawn.")] = "5",
+    hold: Annotated[str | None, typer.Option(help="Hold the original where this gain x SFCM is below 1, for example 2.")] = None,
     method: Annotated[str | None, typer.Option(help="A training-free method that acts while drawing: magnet or storm.")] = None,
     assignments: Annotated[list[str], typer.Option("--set", help="key=value of the method, for example strength=0.5.")] = [],  # noqa: B006
     device: Device = None,
@@ -77,17 +117,18 @@ def generate(
         "height": height, "width": width,
         "num_inference_steps": preset.num_inference_steps if steps is None else steps,
         "guidance_scale": preset.guidance_scale if guidance_scale is None else guidance_scale, "map_steps": map_steps,
-        "guide": _guide(method, assignments)})
-    from spf.baselines.registry import GUIDES
+        "guide": _guide(method, assignments), "hold": None if hold is None else {"gain": hold}})
     from spf.generation.history import check_target, describe, write_result
+
+    folder = check_target(out)
+    _require_place("--out", folder)
+    from spf.baselines.registry import GUIDES
     from spf.generation.service import GenerationService
     from spf.jobs.beside import require_room
 
-    folder = check_target(out)
     service, described = GenerationService(_device(device), GUIDES, require_room), []
-    for single in request.one_by_one():
-        result = service.generate(single)
-        write_result(result, folder if request.count == 1 else folder / str(single.seed))
+    for result in service.generate_all(request):
+        write_result(result, folder if request.count == 1 else folder / str(result.request.seed))
         described.append(describe(result))
     _report(described[0] if request.count == 1 else {"pairs": described}, as_json,
             f"Written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
@@ -100,7 +141,10 @@ def _guide(method: str | None, assignments: list[str]) -> dict[str, Any] | None:
         raise InvalidInput("--set", "sets what a method does; choose one with --method")
     if method not in (None, "magnet", "storm"):
         raise InvalidInput("--method", f"'{method}' does not act while drawing; choose magnet or storm")
-    return None if method is None else {"name": method, **config.parse_assignments(assignments)}
+    settings = config.parse_assignments(assignments)
+    if "name" in settings:
+        raise InvalidInput("--set", "cannot choose another method; name it with --method")
+    return None if method is None else {"name": method, **settings}
 
 
 @app.command()
@@ -117,7 +161,8 @@ def train(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with this run from its newest checkpoint.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Queue the run and return; see 'jobs'.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings, steps, time and memory; write nothing.")] = False,
-    run: Annotated[Path | None, typer.Option(help="Carry out the run prepared in this folder.", hidden=True)] = None,
+    run: Annotated[Path | None, _place("Carry out the run prepared in this folder.", hidden=True)] = None,
+    once: Annotated[str | None, typer.Option(help="Part of a device to wait for; an equal run counts.", hidden=True)] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -149,8 +194,10 @@ def train(
             folder = store.start(settings)
             return _report({"run": folder.id}, as_json, f"Run {folder.id} is queued; see 'python -m spf jobs'.")
         from spf.jobs import foreground
+        from spf.jobs.once import train_once
 
-        folder, written = foreground.train_here(lambda: store.prepare(settings), chosen)
+        folder, written = (foreground.train_here(lambda: store.prepare(settings), chosen) if once is None
+                           else train_once(settings, chosen, once))
     from spf.training.devices import process_rank
 
     if process_rank() > 0:
@@ -174,7 +221,7 @@ def _dry_run(settings: Any, device: Any, as_json: bool) -> None:
 
 
 @app.command(hidden=True)
-def work(run: Path) -> None:
+def work(run: Folder) -> None:
     """Look after a queued run: wait for the device, train in a child process, record the end."""
     from spf.jobs.worker import work as look_after
     from spf.training.run_folder import RunFolder
@@ -228,7 +275,7 @@ def jobs_sample(run: str) -> None:
 
 
 @jobs_app.command("log")
-def jobs_log(run: str, lines: Annotated[int, typer.Option()] = 40) -> None:
+def jobs_log(run: str, lines: Annotated[int, typer.Option(min=1)] = 40) -> None:
     """The last lines that a run printed."""
     from spf.jobs import store
 
@@ -262,7 +309,7 @@ def _resume(run: str, given: dict[str, Any], as_json: bool) -> None:
 
 @dataset.command("check")
 def dataset_check(
-    folder: Path,
+    folder: Folder,
     target: Targets = [],  # noqa: B006
     base_text: BaseText = "",
     model: Annotated[str, typer.Option(help="Model whose text encoder must read the texts; '' asks none.")] = "pocket",
@@ -272,57 +319,72 @@ def dataset_check(
     from spf import config
     from spf.data.check import check_folder
 
-    window = None
-    if model:
-        from spf.backbones.window import caption_window
-
-        window = caption_window(config.model_preset(_model(model)))
-    report = check_folder(folder, reading=_reading(target, base_text), window=window)
+    preset = config.model_preset(_model(model)) if model else None
+    report = check_folder(folder, reading=_reading(target, base_text), window=_window(preset) if preset else None,
+                          resolution=preset.resolution if preset else None)
     _report(report.to_dict(), as_json, report.to_text())
     if not report.ok:
         raise SystemExit(2)
 
 
+def _window(preset: Any) -> Any:
+    """The model's `caption_window`, whose libraries are loaded when there is a first text to read."""
+    @cache
+    def complaint():
+        from spf.backbones.window import caption_window
+
+        return caption_window(preset)
+
+    return lambda base_text, target_text: complaint()(base_text, target_text)
+
+
 @dataset.command("filter")
 def dataset_filter(
-    folder: Path,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    folder: Folder,
+    out: Out,
     keep: Annotated[float, typer.Option(help="Share with the highest image-text score; the paper keeps 0.3.")] = 0.3,
     clip: Annotated[str, typer.Option(help="open_clip folder, or model:pretrained; the one of 'pocket' if left out.")] = "",
     minimum: Annotated[list[str], typer.Option(help="hps=0.25, mps=8 or image_reward=0: also at least this score.")] = [],  # noqa: B006
-    weights: Annotated[Path | None, typer.Option(help="Folder with the published files of these judges.")] = None,
+    weights: Annotated[Path | None, _place("Folder with the published files of these judges.")] = None,
     target: Targets = [],  # noqa: B006
     base_text: BaseText = "",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Keep the pictures that show best what their texts say: the paper's recipe for a training set."""
-    from spf import config
-    from spf.clip import Clip
-    from spf.metrics.selection import clip_scorer, filter_folder, preference_scorer
+    from spf.data.writer import records_to_copy
 
-    chosen = _device(device)
+    if not 0 < keep <= 1:
+        raise InvalidInput("--keep", f"must be more than 0 and at most 1 (got {keep}); 0.3 keeps the best 30 %")
     if bad := [text for text in minimum if not re.fullmatch(r"\w+=[+-]?(\d+\.?\d*|\.\d+)", text)]:
         raise InvalidInput("--minimum", f"'{bad[0]}' is not of the form name=number, for example hps=0.25")
+    records = records_to_copy(folder, out, _reading(target, base_text))
+    from spf import config
+    from spf.clip import Clip
+    from spf.metrics.selection import clip_scorer, filter_records, preference_scorer
+
+    chosen = _device(device)
     limits = {name: float(value) for name, value in (text.split("=") for text in minimum)}
     judges = {preference_scorer(name, weights or config.home() / "metrics", chosen): value for name, value in limits.items()}
     judge = clip_scorer(Clip.load(clip or config.model_preset("pocket").clip).to(chosen))
-    done = filter_folder(folder, out, keep, judge, judges, _reading(target, base_text))
+    done = filter_records(records, out, keep, judge, judges)
     _report(done, as_json, f"{done['kept']} of {done['pictures']} pictures are written to {out}.")
 
 
 @dataset.command("caption")
 def dataset_caption(
-    folder: Path,
-    captioner: Annotated[Path, typer.Option(help="transformers folder of BLIP or Florence-2, in safetensors.")],
+    folder: Folder,
+    captioner: Annotated[Path, _place("transformers folder of BLIP or Florence-2, in safetensors.")],
     target: Annotated[list[str], typer.Option(help="Phrase to add to a caption that does not say it; repeat for more.")] = [],  # noqa: B006
     replace: Annotated[bool, typer.Option("--replace", help="Also write captions anew that are there.")] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Write a caption file beside every picture that has none, by a captioning model on this machine."""
+    from spf.data.captioning import caption_folder, pictures_of
+
+    _require_place("FOLDER", (folder / pictures_of(folder)[0]).with_suffix(".txt"))
     from spf.backbones.captioner import Captioner
-    from spf.data.captioning import caption_folder
 
     done = caption_folder(folder, Captioner(captioner, _device(device)), target, replace)
     _report(done, as_json, f"{done['written']} of {done['pictures']} pictures got a caption; read them once, then "
@@ -331,35 +393,43 @@ def dataset_caption(
 
 @dataset.command("crop")
 def dataset_crop(
-    folder: Path,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    folder: Folder,
+    out: Out,
     about: Annotated[str, typer.Option(help="face, center, or portrait, which leaves more below than above.")] = "face",
-    preview: Annotated[Path | None, typer.Option(help="PNG that shows the pictures with their squares drawn in.")] = None,
+    preview: Annotated[Path | None, _place("PNG that shows the pictures with their squares drawn in.")] = None,
     target: Targets = [],  # noqa: B006
     base_text: BaseText = "",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Cut the pictures to squares: about the face where the recogniser finds one, else about the middle."""
-    from spf.data.cropping import crop_folder, face_finder
+    from spf.data.writer import records_to_copy
 
     if about not in ("face", "center", "portrait"):
         raise InvalidInput("--about", f"'{about}' is not known; choose face, center or portrait")
+    if preview is not None:
+        _require_file("--preview", preview)
+        if inside := [place for place in (folder, out) if preview.resolve().is_relative_to(place.resolve())]:
+            raise InvalidInput("--preview", f"{preview} lies in {inside[0]}, where it would be one more picture of the set; "
+                                            "choose a file elsewhere")
+    records = records_to_copy(folder, out, _reading(target, base_text))
+    from spf.data.cropping import crop_records, face_finder
+
     find_face = None
     if about == "face":
         from spf.pocket.recogniser import Recogniser
 
         find_face = face_finder(Recogniser.from_folder(device=_device(device)))
-    done = crop_folder(folder, out, "portrait" if about == "face" else about, find_face, _reading(target, base_text), preview)
+    done = crop_records(records, out, "portrait" if about == "face" else about, find_face, preview)
     _report(done, as_json, f"{done['pictures']} pictures are written to {out}: {done['face']} cut about the face, "
                            f"{done['middle']} about the middle.")
 
 
 @dataset.command("generate")
 def dataset_generate(
-    base_texts: Annotated[Path, typer.Option(help="Text file, one base text per line.")],
+    base_texts: Annotated[Path, _place("Text file, one base text per line.")],
     target: Annotated[str, typer.Option(help="Target phrase of every picture.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Out,
     model: Annotated[str, typer.Option(help="Model preset, or where a model's files are.")] = "pocket",
     customization: Annotated[list[str], typer.Option(help="Name, or name:weight; repeat to mix several.")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Of the first picture; each further one takes the next.")] = 0,
@@ -369,19 +439,26 @@ def dataset_generate(
     from spf import config
 
     preset = config.model_preset(_model(model))
+    settings = {"model": preset.name, "customization": "+".join(customization) or None,
+                "num_inference_steps": preset.num_inference_steps, "guidance_scale": preset.guidance_scale}
+    config.parse(config.GenerationRequest, {  # one of them, before anything is loaded
+        "base_text": preset.base_text, "target_texts": (target,), "seed": seed, **settings})
+    if not base_texts.is_file():
+        raise InvalidInput("--base-texts", f"{base_texts} is no file; name a text file")
+    from spf.data.writer import require_free
+
+    require_free(out)
     from spf.generation.service import GenerationService
     from spf.generation.source import draw_folder, read_base_texts, requests_for
 
-    requests = requests_for(
-        read_base_texts(base_texts), target, seed, model=preset.name, customization="+".join(customization) or None,
-        num_inference_steps=preset.num_inference_steps, guidance_scale=preset.guidance_scale)
+    requests = requests_for(read_base_texts(base_texts), target, seed, **settings)
     print(f"{draw_folder(GenerationService(_device(device)), requests, out)} pictures are written to {out}.")
 
 
 @dataset.command("render")
 def dataset_render(
     attribute: Annotated[str, typer.Option(help="Held-out attribute, for example winter-hat; or all.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Out,
     count: Annotated[int, typer.Option()] = 64,
     seed: Annotated[int, typer.Option()] = 0,
     masks: Annotated[bool, typer.Option("--masks", help="Also write where each target is, which tokencompose needs.")] = False,
@@ -398,56 +475,96 @@ def pretrain(
     words: Annotated[list[str], typer.Argument(metavar="[score] PRESET", help="'score' measures the committed weights.")],
     minutes: Annotated[float, typer.Option(help="Stop after this long; the next call goes on.")] = 1e9,
     part: Annotated[list[str], typer.Option(help="Train only this part; repeat for more.")] = [],  # noqa: B006
-    captions: Annotated[int, typer.Option(help="score: how many held-out captions to draw.")] = 500,
-    sheet: Annotated[Path | None, typer.Option(help="score: PNG of 10x10 drawn pictures beside rendered ones.")] = None,
+    adopt: Annotated[bool, typer.Option(
+        "--adopt", help="Go on from assets/PRESET where nothing of it was trained under SPF_HOME yet.")] = False,
+    captions: Annotated[int | None, typer.Option(
+        help="score: how many held-out captions to draw. score.json is written for all 500, which are the default.")] = None,
+    sheet: Annotated[Path | None, _place("score: PNG of 10x10 drawn pictures beside rendered ones.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Train an embedded model or the recogniser from nothing, or measure one."""
     if len(words) == 2 and words[0] == "score":
-        from spf.pocket.score import as_text, score
-
-        report = score(words[1], _device(device), captions, sheet)
-        _report(report, as_json, as_text(report))
+        _score(words[1], captions, sheet, device, as_json)
     elif len(words) == 1:
+        if not minutes > 0:
+            raise InvalidInput("--minutes", f"must be more than 0 (got {minutes:g})")
+        from spf import config
+
+        _require_place("SPF_HOME", config.home() / "pretrain")
         from spf.pocket.presets import pretrain as run_pretraining
 
-        done = run_pretraining(words[0], tuple(part), minutes, _device(device))
+        done = run_pretraining(words[0], tuple(part), minutes, _device(device), adopt)
         print("All parts are trained." if done else "Time is up; the same command goes on from here.")
     else:
         raise InvalidInput("pretrain", "takes a preset, or 'score' and a preset, for example 'pretrain pocket'")
 
 
+def _score(preset: str, captions: int | None, sheet: Path | None, device: str | None, as_json: bool) -> None:
+    from spf import config
+
+    if sheet is not None:
+        _require_file("--sheet", sheet)
+    if preset != "recogniser":
+        config.model_preset(preset)  # an unknown one is refused before anything is loaded
+    from spf.pocket.score import FULL, as_text, score
+
+    report = score(preset, _device(device), FULL if captions is None else captions, sheet)
+    _report(report, as_json, as_text(report))
+    if report.get("captions", FULL) != FULL:  # the recogniser has none
+        print(f"score.json is left as it is: a score of {FULL} captions is kept, and this is of {report['captions']}.",
+              file=sys.stderr)
+
+
 @app.command()
 def evaluate(
-    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="For example configs/evaluation/smoke.yaml.")],
+    config_file: Annotated[Path, typer.Argument(
+        parser=_path, metavar="CONFIG", help="For example configs/evaluation/smoke.yaml.")],
     assignments: Annotated[list[str], typer.Option("--set", help="key=value, for example triples=50.")] = [],  # noqa: B006
     shard: Annotated[str | None, typer.Option(help="i/n: only the targets of this part; the last to finish writes.")] = None,
+    chosen_rows: Annotated[bool, typer.Option("--chosen", help="Print each table's best row of a result that is there.")] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Put a test set through all methods and metrics; write tables and figures. Goes on where it stopped."""
     from spf import config
-    from spf.evaluation.shards import device_name, shard_of
+
+    settings = config.evaluation_config(config_file, config.parse_assignments(assignments))
+    if chosen_rows:
+        return _chosen(config.home() / "evaluation" / settings.name, as_json)
+    if settings.preset not in config.training_presets():
+        raise InvalidInput("preset", f"'{settings.preset}' is not known; choose one of {', '.join(config.training_presets())}")
+    _require_place("SPF_HOME", config.home() / "evaluation")
+    from spf.evaluation.shards import device_name, lease_of, shard_of, share_processor
 
     part = shard_of(shard)
-    settings = config.evaluation_config(config_file, config.parse_assignments(assignments))
     chosen = _device(device_name(device))
+    share_processor(part[1])
     from spf.evaluation.publish import write
     from spf.evaluation.run import Evaluation
     from spf.evaluation.trained import train_by_command
 
-    evaluation = Evaluation(settings, chosen, lambda values, library: train_by_command(values, library, str(chosen)))
+    lease = lease_of(chosen, part)
+    evaluation = Evaluation(settings, chosen, lambda values, library: train_by_command(values, library, str(chosen), lease))
     complete = evaluation.run(part)
     values = {"folder": str(evaluation.folder), "complete": complete, "table": str(write(evaluation)) if complete else None}
     text = f"Tables and figures are written: {values['table']}" if complete else "This shard is done; others are not yet."
     _report(values, as_json, text)
 
 
+def _chosen(folder: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from spf.evaluation import choice
+
+    report = choice.read(folder)
+    _report({table: asdict(row) for table, row in choice.choose(report).items()}, as_json, choice.as_text(report))
+
+
 @app.command("export")
 def export_customization(
     name: Annotated[str, typer.Argument(help="Name of a customization.")],
-    out: Annotated[Path, typer.Option(help="Folder for diffusers, else a .safetensors file.")],
+    out: Annotated[Path, _place("Folder for diffusers, else a .safetensors file.")],
     format_: Annotated[str, typer.Option("--format", help="diffusers, single-file, delta or lora.")] = "diffusers",
     rank: Annotated[int, typer.Option(help="Of a LoRA.")] = 16,
     lora_format: Annotated[str, typer.Option(help="kohya or diffusers.")] = "kohya",
@@ -456,15 +573,20 @@ def export_customization(
     as_json: Json = False,
 ) -> None:
     """Take a customization to another program: a whole model, the change alone, or a LoRA."""
-    from spf.export.outgoing import Export, export
+    from spf import library
+    from spf.export.asked import Export
 
-    report = export(Export(name, format_, out, rank, lora_format, dtype, force))
+    asked = Export(name, format_, out, rank, lora_format, dtype, force)
+    library.named(name)
+    from spf.export.outgoing import export
+
+    report = export(asked)
     _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
 
 
 @app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A customization's folder, a zip of it, or an exported delta.")],
+    path: Annotated[Path, typer.Argument(parser=_path, help="A customization's folder, a zip of it, or an exported delta.")],
     name: Annotated[str | None, typer.Option(help="What to call it; as it calls itself if left out.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a customization of that name.")] = False,
     as_json: Json = False,
@@ -478,47 +600,67 @@ def import_(
 
 
 @app.command()
-def download(model: Annotated[str, typer.Argument(help="Model preset; 'doctor' says how much there is to download.")]) -> None:
+def download(model: Annotated[str, typer.Argument(help="Model preset or hub id; 'doctor' says how much there is.")]) -> None:
     """Fetch a published model, and the CLIP that goes with it, from the hub. Nothing else in this program does."""
     from spf import clip, config
-    from spf.backbones.source import download as fetch
+    from spf.backbones import source
 
-    preset = config.model_preset(model)
-    print(f"Model '{model}' is in {fetch(preset)}.")
+    known = model in config.model_presets() or not source.is_hub_id(model)
+    preset = config.model_preset(model) if known else source.download_hub_id(model)
+    print(f"Model '{preset.name}' is in {source.download(preset)}.")
     clip.download(preset.clip)
 
 
 @app.command()
 def doctor(
-    plan: Annotated[str | None, typer.Option(metavar="MODEL", help="Predict the peak memory of training this model.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures per step, for --plan.")] = 2,
-    resolution: Annotated[int | None, typer.Option(help="Side of the pictures, for --plan; the model's if left out.")] = None,
+    plan: Annotated[str | None, typer.Option(
+        metavar="MODEL", help="Predict the peak memory of training this model: a preset, or where a model's files are.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Pictures per step, for --plan.")] = 2,
+    resolution: Annotated[int | None, typer.Option(
+        min=64, max=2048, help="Side of the pictures, for --plan; the model's if left out.")] = None,
     as_json: Json = False,
 ) -> None:
     """Versions, device, memory, models found, what is missing and how to get it; or what training would need."""
     if plan is not None:
+        from spf import config
+        from spf.backbones import source
+
+        preset = source.described(plan) if source.names_place(plan) else config.model_preset(plan)
         from spf.plan import as_text
         from spf.plan import plan as predict
 
-        predicted = predict(plan, batch, resolution)
+        predicted = predict(preset, batch, resolution)
         return _report(predicted, as_json, as_text(predicted))
-    from spf.doctor import diagnose
+    from spf.doctor import as_text, diagnose
 
     report = diagnose()
-    _report(report, as_json, "\n".join(f"{key}: {value}" for key, value in report.items()))
+    _report(report, as_json, as_text(report))
     if report["problems"]:
         raise SystemExit(1)
 
 
 def _model(text: str | None) -> str | None:
     """Name of a preset. The path of a folder or file, or a hub id, first becomes a model of this user's own."""
-    from spf import config
+    from spf.backbones import source
 
-    if text is None or text in config.model_presets() or not (set(text) & {"/", "\\"} or text.endswith(".safetensors")):
-        return text
-    from spf.backbones.source import register_model
+    return source.register_model(text).name if text is not None and source.names_place(text) else text
 
-    return register_model(text).name
+
+def _require_place(option: str, path: Path) -> None:
+    """Raises InvalidInput if nothing can be written at `path`; a verb asks before it loads anything."""
+    from spf.files import probe
+
+    try:
+        probe(path)
+    except OSError as error:
+        raise InvalidInput(option, f"{path} cannot be written ({error.strerror or error}); choose another place") from None
+
+
+def _require_file(option: str, path: Path) -> None:
+    """Raises InvalidInput if no file can be written at `path`."""
+    _require_place(option, path)
+    if path.is_dir():
+        raise InvalidInput(option, f"{path} is a folder; name a file")
 
 
 def _reading(target: list[str], base_text: str):
@@ -532,7 +674,7 @@ def _device(name: str | None):
 
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # the device 'meta' can hold it, but not tell it
     except (RuntimeError, AssertionError, ValueError):
         raise InvalidInput("--device", f"'{name}' cannot be used here; leave it out, or use cpu") from None
     return device

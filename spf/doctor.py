@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -14,6 +15,7 @@ from spf.backbones import source
 from spf.backbones.sizes import CLIP_BYTES, published_bytes
 from spf.config import REPOSITORY, ModelPreset, home, model_preset, model_presets
 from spf.errors import SpfError
+from spf.files import probe
 
 _PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "accelerate", "gradio", "pillow", "numpy")
 
@@ -28,6 +30,11 @@ def diagnose() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     models = {name: _state(name) for name in model_presets()}
     problems = [problem for _, problem in models.values() if problem]
+    try:
+        probe(home() / "customizations")
+    except OSError as error:
+        problems.append(f"Nothing can be kept in {home()} ({error.strerror or error}); let SPF_HOME name a folder that can be "
+                        "written.")
     if memory.available < 2 << 30:
         problems.append("Less than 2 GB of memory are free; close other programs.")
     return {
@@ -41,6 +48,24 @@ def diagnose() -> dict[str, Any]:
         "customizations": list(library.customizations()),
         "problems": problems,
     }
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """The report for a person: what belongs together below each other, problems as sentences at the end."""
+    memory, names = report["memory_gb"], report["customizations"]
+    facts = {
+        "Python": report["python"], "Device": report["device"],
+        "Memory": f"{memory['available']:.1f} of {memory['total']:.1f} GB free", "Disk": f"{report['disk_free_gb']:.1f} GB free",
+        "Your data": report["home"], "Customizations": ", ".join(names) or "none yet: teach one"}
+    parts = [_aligned(facts)] + [[f"{title}:", *_aligned(report[title.lower()], "  ")] for title in ("Packages", "Models")]
+    problems = ["Problems:", *(f"  - {problem}" for problem in report["problems"])]
+    return "\n\n".join("\n".join(part) for part in [*parts, problems if report["problems"] else ["No problems."]])
+
+
+def _aligned(values: Mapping[str, str], indent: str = "") -> list[str]:
+    """One line for each, the values below each other."""
+    width = max(map(len, values), default=0)
+    return [f"{indent}{name:{width}}  {value}" for name, value in values.items()]
 
 
 def _state(name: str) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spf import config, library
+from spf import cli, config, library
 from spf.training import preview
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,6 +59,8 @@ def generate(spf, out: Path, *arguments: str, base: str = BASE):
     (("--model", "sdxl"), "model"),
     (("--model", "../tiny"), "model"),
     (("--device", "abacus"), "--device"),
+    (("--device", "meta"), "--device"),
+    (("--method", "magnet", "--set", "name=storm"), "--set"),
 ])
 def test_bad_input_to_generate_is_one_line_and_status_2(spf, tmp_path, spf_home, arguments, field):
     status, out, err = generate(spf, tmp_path / "out", *arguments)
@@ -76,6 +78,29 @@ def test_generate_to_a_file_is_refused_before_anything_is_drawn(spf, tmp_path, m
     monkeypatch.setattr(GenerationService, "generate", lambda *args: pytest.fail("drawn"))
     status, _, err = generate(spf, tmp_path / "out")
     assert status == 2 and "choose a folder" in err and (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["", " ", "FILE", "FILE/below", "/proc/gone", "FOLDER"])
+@pytest.mark.parametrize("verb", [
+    ("generate", "--model", "tiny", "--base", BASE, "--out"), ("dataset", "filter", "PICTURES", "--out"),
+    ("dataset", "crop", "PICTURES", "--out"), ("dataset", "crop", "PICTURES", "--out", "squares", "--preview"),
+    ("dataset", "render", "--attribute", "turban", "--out"), ("export", "hat", "--out"),
+    ("dataset", "generate", "--model", "tiny", "--base-texts", "FILE", "--target", "a hat", "--out"),
+    ("export", "hat", "--format", "lora", "--out"), ("pretrain", "score", "tiny", "--sheet")], ids=" ".join)
+def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+        spf, tmp_path, spf_home, picture_folder, monkeypatch, verb, place):
+    wants_a_file = verb[-1] in ("--preview", "--sheet")
+    if place == ("FILE" if wants_a_file else "FOLDER"):
+        pytest.skip("may be had")
+    (tmp_path / "FILE").write_text("mine")
+    (tmp_path / "FOLDER").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_device", lambda name: pytest.fail("a model would be loaded"))
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = spf(*(str(picture_folder) if word == "PICTURES" else word for word in verb), place)
+    assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ") and len(err) < 300
+    assert (verb[-1] if not place.strip() else place) in err
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "FILE").read_text() == "mine"
 
 
 def test_generate_without_its_model_files_names_the_remedy(spf, tmp_path, tiny):
@@ -136,6 +161,8 @@ def test_train_teaches_and_generate_uses_it(spf, tmp_path, picture_folder, spf_h
     (("--data", "PICTURES", "--name", "hat", "--model", "sdxl"), "model: 'sdxl'"),
     (("--data", "PICTURES", "--name", "hat", "--device", "abacus"), "--device: "),
     (("--data", "/nowhere/at/all", "--name", "hat"), "/nowhere/at/all"),
+    (("--data", "PICTURES", "--name", "hat", "--initial-customization", "cap+gone:0.5"), "customization: 'cap' does not exist"),
+    (("--data", "PICTURES", "--name", "hat", "--detach", "--initial-customization", "cap"), "'cap' does not exist"),
     (("--data", "EMPTY", "--name", "hat"), "is empty"),
 ])
 def test_bad_input_to_train_is_status_2_and_leaves_nothing(spf, picture_folder, tmp_path, spf_home, arguments, words):
@@ -172,12 +199,22 @@ def test_a_run_is_listed_paused_resumed_and_refused(spf, picture_folder, spf_hom
     status, out, _ = spf("jobs", "--json")
     (row,) = json.loads(out)["jobs"]
     assert status == 0 and (row["state"], row["exit_code"], row["total_steps"]) == ("paused", 1, 2)
-    for arguments, words in ((("cancel", row["run"]), "is paused; nothing is under way"), (("cancel", "gone"), "'gone'"),
-                             (("jobs", "save", row["run"]), "is paused"), (("resume", "gone"), "'gone' does not exist")):
+    for arguments, words in ((("cancel", row["run"]), "is paused; nothing is under way"),
+                             (("jobs", "save", row["run"]), "is paused")):
         status, _, err = spf(*arguments)
         assert status == 1 and words in err
     status, _, err = spf("train", "--resume", row["run"], "--set", "seed=5")
     assert status == 2 and "seed was 0, now it is 5" in err
+
+
+@pytest.mark.parametrize("run", ["gone", "../../etc", "", "läuft"])
+@pytest.mark.parametrize("verb", [("cancel",), ("resume",), ("jobs", "pause"), ("jobs", "save"), ("jobs", "sample"),
+                                  ("jobs", "log"), ("train", "--resume"), ("train", "--detach", "--resume")])
+def test_a_run_that_is_not_there_is_bad_input_to_every_verb(spf, spf_home, verb, run):
+    status, out, err = spf(*verb, run)
+    assert (status, out) == (2, "") and not spf_home.exists()
+    named = Path(run).name if "resume" in verb[-1] else run
+    assert err == f"error: run: '{named}' does not exist; choose one from the list of runs\n"
 
 
 def test_a_dry_run_measures_and_writes_nothing(spf, picture_folder, spf_home):
@@ -230,7 +267,8 @@ def test_a_bad_folder_fails_the_check_in_text_and_json(spf, tmp_path):
 @pytest.mark.parametrize("arguments, words", [
     (("pretrain", "sdxl"), "preset: 'sdxl'"),
     (("pretrain", "score"), "preset: 'score'"), (("pretrain", "a", "b", "c"), "pretrain: takes a preset"),
-    (("pretrain", "score", "sdxl"), "model: 'sdxl'")])
+    (("pretrain", "score", "sdxl"), "model: 'sdxl'"),
+    (("pretrain", "pocket", "--minutes", "-1"), "--minutes: "), (("pretrain", "pocket", "--minutes", "nan"), "--minutes: ")])
 def test_bad_input_to_pretrain(spf, spf_home, arguments, words):
     status, _, err = spf(*arguments)
     assert status == 2 and words in err and not spf_home.exists()
@@ -242,7 +280,7 @@ def test_doctor_reports_what_there_is(spf, tiny):
     assert report["models"] == {"tiny": "found"} and report["packages"]["torch"].startswith("2.")
     assert status == (1 if report["problems"] else 0)
     status, out, _ = spf("doctor")
-    assert "models: " in out and "python: " in out
+    assert "Models:" in out and "Python  " in out and "{" not in out
 
 
 @pytest.mark.parametrize("key", ["pretrained_model_name_or_path", "clip"])
@@ -263,9 +301,58 @@ def test_every_verb_has_help(spf, verb):
     assert status == 0 and "Usage" in out and len(out) > 150
 
 
-def test_an_unknown_verb_is_status_2(spf):
-    status, _, err = spf("paint")
-    assert status == 2 and "paint" in err
+@pytest.mark.parametrize("arguments, words", [
+    (("paint",), "no such command 'paint'"), (("generate", "--out", "x"), "missing option '--base'"),
+    (("generate", "--colour", "x"), "no such option: --colour"), (("jobs", "log", "x", "--lines", "0"), "'--lines'"),
+    (("dataset", "render", "--attribute", "turban", "--out", "x", "--count", "many"), "'--count'"),
+    (("cancel",), "argument 'run'")])
+def test_a_wrong_command_is_one_line_that_names_the_help(spf, arguments, words):
+    status, out, err = spf(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ") and words in err
+    assert "see 'python -m spf" in err and err.endswith("--help'\n")
+
+
+@pytest.mark.parametrize("verb", [(), ("dataset",)])
+def test_no_verb_shows_the_help(spf, verb):
+    status, out, err = spf(*verb)
+    assert (status, out) == (2, "") and "Usage: python -m spf" in err and "error" not in err
+
+
+@pytest.mark.parametrize("raised, status, told", [
+    (KeyboardInterrupt(), 130, "error: stopped.\n"),
+    (OSError(36, "File name too long", "/data"), 2, "error: /data cannot be read or written (File name too long)"),
+    (PermissionError(13, "Permission denied", "/data"), 1, "error: /data cannot be read or written (Permission denied)")])
+def test_what_stops_a_verb_is_told_in_one_line(spf, monkeypatch, raised, status, told):
+    def stop():
+        raise raised
+
+    monkeypatch.setattr("spf.jobs.store.runs", stop)
+    ended, out, err = spf("jobs")
+    assert (ended, out, err.count("\n")) == (status, "", 1) and err.startswith(told)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii:strict"}
+    arguments = ("dataset", "render", "--attribute", "turban", "--count", "1", "--out", "ü")
+    done = subprocess.run([sys.executable, "-m", "spf", *arguments], cwd=tmp_path, env=env,
+                          capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 pictures of 'turban' are written to \\xfc.\n", "")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--set", "preset=gone"), "preset: 'gone' is not known"), (("--set", "triples=1e9"), "triples: ")])
+def test_bad_input_to_evaluate_is_told_before_anything_is_made(command_line, spf_home, arguments, words):
+    status, out, err = command_line("evaluate", str(REPOSITORY / "configs" / "evaluation" / "smoke.yaml"), *arguments)
+    assert (status, out) == (2, "") and err.startswith(f"error: {words}") and err.count("\n") == 1 and not spf_home.exists()
+
+
+@pytest.mark.parametrize("verb", [
+    ("evaluate", str(REPOSITORY / "configs" / "evaluation" / "smoke.yaml")), ("pretrain", "pocket")])
+def test_a_data_folder_that_cannot_be_written_is_told_before_the_work(command_line, monkeypatch, verb):
+    monkeypatch.setenv("SPF_HOME", "/proc/gone")
+    monkeypatch.setattr(cli, "_device", lambda name: pytest.fail("a model would be loaded"))
+    status, out, err = command_line(*verb)
+    assert (status, out) == (2, "") and err.startswith("error: SPF_HOME: /proc/gone/") and err.count("\n") == 1
 
 
 def test_the_exit_status_reaches_the_shell(tmp_path):

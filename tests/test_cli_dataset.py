@@ -35,6 +35,34 @@ def captioned(picture_folder, tmp_path):
     return folder
 
 
+@pytest.mark.parametrize("arguments", [
+    ("check", "gone"), ("generate", "--base-texts", "gone", "--target", "a hat", "--out", "set"),
+    ("generate", "--base-texts", "FOLDER", "--target", "a hat", "--out", "set"),
+    ("generate", "--base-texts", "texts", "--target", "", "--out", "set"),
+    ("generate", "--base-texts", "texts", "--target", "a hat", "--seed", "-1", "--out", "set"),
+    ("filter", "gone", "--out", "set"), ("crop", "gone", "--out", "set"), ("caption", "gone", "--captioner", "x")])
+def test_nonsense_is_refused_before_libraries_are_loaded(dataset, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "texts").write_text("a person\n")
+    for module in ("spf.backbones.window", "spf.generation.source", "spf.clip", "spf.data.cropping", "spf.backbones.captioner"):
+        monkeypatch.setitem(sys.modules, module, None)  # an import of it now fails
+    model = ("--model", "tiny") if arguments[0] in ("check", "generate") else ()
+    status, out, err = dataset(*arguments, *model)
+    assert status == 2 and (out if arguments[0] == "check" else err.startswith("error: ")) and not (tmp_path / "set").exists()
+
+
+def test_the_same_command_twice_writes_the_same_set(dataset, tmp_path):
+    arguments = ("render", "--attribute", "turban", "--count", "2", "--out", tmp_path / "set", "--masks")
+    assert dataset(*arguments)[0] == 0
+    (tmp_path / "set" / ".masks.partial").mkdir()  # of a command that was killed
+    assert dataset(*arguments)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["00000.png", "00001.png", "masks", "metadata.jsonl"]
+    (tmp_path / "set" / "masks" / "mine.png").touch()
+    status, _, err = dataset(*arguments)
+    assert status == 2 and "already holds other files (masks" in err and (tmp_path / "set" / "masks" / "mine.png").exists()
+
+
 def test_check_tells_what_is_there(dataset, picture_folder):
     status, out, _ = dataset("check", picture_folder, "--model", "tiny", "--json")
     assert status == 0 and json.loads(out)["layout"] == "metadata" and json.loads(out)["pictures"] == 4

@@ -1,5 +1,6 @@
 """What the doctor finds, what it would download, and how much memory it predicts, against what is known or measured."""
 
+import json
 import shutil
 
 import huggingface_hub
@@ -46,6 +47,38 @@ def test_published_sizes_are_those_of_the_published_models():
     assert sd15 == {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": 83_653_863}
     assert sd35["transformer"] == 2_243_171_520 and sd35["text_encoder_3"] == pytest.approx(4.76e9, rel=0.01)
     assert sd35["text_encoder_2"] == 694_659_840 and sd35["vae"] == pytest.approx(83.8e6, rel=0.01)
+
+
+def test_the_report_is_written_for_a_person(tiny):
+    report = doctor.diagnose() | {"customizations": ["hat", "cap"], "problems": ["Less than 2 GB of memory are free; close it."]}
+    text = doctor.as_text(report)
+    lines = text.splitlines()
+    assert not set("{}[]") & set(text) and "Problems:\n  - Less than 2 GB" in text
+    facts = [line for line in lines if line.startswith(("Python", "Device", "Memory", "Disk", "Your data", "Customizations"))]
+    assert len(facts) == 6 and len({len(line) - len(line[15:].lstrip()) for line in facts}) == 1, "values below each other"
+    assert "Customizations  hat, cap" in facts and "  tiny  found" in lines and any(line.startswith("  torch ") for line in lines)
+    assert doctor.as_text(report | {"customizations": [], "problems": []}).endswith("No problems.")
+
+
+def test_a_data_folder_that_cannot_be_written_is_a_problem(tiny, monkeypatch):
+    monkeypatch.setenv("SPF_HOME", "/proc/gone")
+    assert any("Nothing can be kept in /proc/gone" in problem for problem in doctor.diagnose()["problems"])
+
+
+def test_a_published_architecture_is_held_in_what_its_preset_says(tmp_path):
+    for family, name in (("unet", "sd15"), ("mmdit", "sd35-medium")):
+        assert source._PUBLISHED_DTYPE[family] == config.model_preset(name).dtype
+        assert source._is_published(source.PUBLISHED[family], family)
+    assert not source._is_published(config.REPOSITORY / "assets" / "pocket", "unet")
+    assert not source._is_published(config.REPOSITORY / "assets" / "pocket-dit", "mmdit")
+
+
+def test_a_network_that_does_not_run_here_is_refused_in_words(tmp_path):
+    for part, values in (("vae", {"_class_name": "AutoencoderDC"}), ("text_encoder", {"architectures": []})):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(values))
+        with pytest.raises(ModelNotFound, match="does not run here"):
+            sizes.parameter_counts(tmp_path)
 
 
 def test_downloading_without_a_network_is_refused_in_words(tiny, tmp_path, monkeypatch):
@@ -113,7 +146,7 @@ def test_every_option_is_tried_alone_and_with_all_others():
 @pytest.mark.parametrize("family", ["unet", "mmdit"])
 def test_every_option_saves_what_it_promises(family, tiny, monkeypatch):
     monkeypatch.setattr(plan, "ladder", lambda: [plan.Option(1, "full"), plan.Option(1, "cross"), LEAN])
-    report = plan.plan("tiny", 2)
+    report = plan.plan(tiny, 2)
     peaks = {row["option"]: row for row in report["options"]}
     denoiser = next(count for name, count in report["parameters"].items() if name in ("unet", "transformer"))
     full, cross = peaks["stage 1, full trainable, fp32"], peaks["stage 1, cross trainable, fp32"]
@@ -150,4 +183,4 @@ def test_more_pictures_and_no_checkpointing_hold_more(tiny):
                                                       (1, 100_000, "--resolution")])
 def test_impossible_plans_are_refused(tiny, batch, resolution, field):
     with pytest.raises(InvalidInput, match=field):
-        plan.plan("tiny", batch, resolution)
+        plan.plan(tiny, batch, resolution)
