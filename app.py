@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import spf  # noqa: F401  (before torch: lets torchvision import beside a CPU build of it)
@@ -101,6 +102,9 @@ class LateService:
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         return self._made().generate(*args, **kwargs)
+
+    def generate_all(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from self._made().generate_all(*args, **kwargs)
 
 
 def _check_device(name: str | None) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from spf.config import GenerationRequest, model_preset, parse
 from spf.errors import InvalidInput, SpfError
 from spf.generation.history import describe, read_result, save_result
+from spf.generation.request import GenerationResult
 from spf.ui import catalog, inspector, library_handlers, strings, teach_handlers
 from spf.ui.live import Service
 from spf.ui.teach_handlers import TeachForm
@@ -31,23 +32,34 @@ def add_api(service: Service) -> None:
     def generate(base_text: str, target_texts: list[str] | None = None, customization: str = "", seed: int = 0,
                  num_inference_steps: int = 0, guidance_scale: float = 0.0, map_steps: int = 5,
                  negative_prompt: str = "", model: str = catalog.DEFAULT_MODEL,
-                 target_weights: list[float] | None = None, scheduler: str = "", width: int = 0, height: int = 0) -> dict:
-        """Draw a pair and save it. Steps, guidance or sides of 0 mean the model's own. Returns settings, metrics and files."""
+                 target_weights: list[float] | None = None, scheduler: str = "", width: int = 0, height: int = 0,
+                 count: int = 1, hold: float = 0.0) -> dict:
+        """Draw a pair and save it. Steps, guidance or sides of 0 mean the model's own; a hold of 0 draws as
+        the paper does, above it is the gain of the map outside which the original is held. Returns settings, metrics and files.
+
+        More than one are drawn from so many seeds in a row, together where they fit into memory, and returned as 'pairs'.
+        """
         preset = model_preset(model)
         request = parse(GenerationRequest, {
             "model": model, "customization": customization or None, "base_text": base_text,
             "target_texts": tuple(target_texts or ()), "target_weights": tuple(target_weights or ()),
             "negative_prompt": negative_prompt, "seed": seed, "scheduler": scheduler or None, "width": width or None,
-            "height": height or None,
+            "height": height or None, "count": count, "hold": {"gain": hold} if hold else None,
             "num_inference_steps": num_inference_steps or preset.num_inference_steps,
             "guidance_scale": guidance_scale or preset.guidance_scale, "map_steps": map_steps})
-        result = service.generate(request)
-        folder = save_result(result, catalog.outputs())
-        return describe(result) | {"id": _id(folder), "files": _files(folder)}
+        if count == 1:
+            return _saved(service.generate(request))
+        return {"pairs": [_saved(result) for result in service.generate_all(request)]}
 
     gr.api(_typed_errors(generate), api_name="generate", concurrency_limit=1, concurrency_id=DEVICE_QUEUE)
     for function in (inspect, train, jobs, job, cancel, resume, customizations, history, export):
         gr.api(_typed_errors(function), api_name=function.__name__)
+
+
+def _saved(result: GenerationResult) -> dict:
+    """Save a result; what there is to say about it."""
+    folder = save_result(result, catalog.outputs())
+    return describe(result) | {"id": _id(folder), "files": _files(folder)}
 
 
 def _typed_errors(function: Callable) -> Callable:
@@ -72,7 +84,7 @@ def inspect(result_id: str) -> dict:
         raise InvalidInput("result_id", strings.MAP_NONE)
     maps = inspector.maps_of(result)
     return {
-        "prompt": result.prompt.text, "messages": inspector.messages(result, maps),
+        "prompt": result.prompt.text, "messages": [*inspector.messages(result, maps), *inspector.remarks(maps)],
         "steps": [{"step": one.step, "timestep": one.timestep} for one in result.maps],
         "maps": [{"key": entry["key"], "name": entry["name"], "span": [entry["start"], entry["end"]],
                   "values": [_numbers(one) for one in values]} for entry, values in maps],

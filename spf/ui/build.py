@@ -20,15 +20,15 @@ def build(service: Service) -> gr.Blocks:
         with gr.Tabs(elem_id="spf-tabs"):
             with gr.Tab(strings.TAB_PORTRAIT):
                 portrait = generate_panel.add_panel(service)
-            with gr.Tab(strings.TAB_INSPECT, render_children=True) as tab:
+            with gr.Tab(strings.TAB_INSPECT) as tab:
                 inspector.add_panel(portrait.session, tab)
-            with gr.Tab(strings.TAB_TEACH, render_children=True):
+            with gr.Tab(strings.TAB_TEACH):
                 teach = teach_panel.add_panel(portrait)
-            with gr.Tab(strings.TAB_LIBRARY, render_children=True) as tab:
+            with gr.Tab(strings.TAB_LIBRARY) as tab:
                 library_panel.add_panel(portrait, tab)
-            with gr.Tab(strings.TAB_COMPARE, render_children=True) as tab:
+            with gr.Tab(strings.TAB_COMPARE) as tab:
                 compare_panel.add_panel(service, portrait, tab)
-            with gr.Tab(strings.TAB_RESULTS, render_children=True) as tab:
+            with gr.Tab(strings.TAB_RESULTS) as tab:
                 results_panel.add_panel(tab)
         generate_panel.opened(portrait, demo)
         teach_panel.opened(teach, demo)

@@ -35,6 +35,16 @@ def customization_choices(model: str) -> list[tuple[str, str]]:
         for name, one in customizations(model).items()]
 
 
+def kept_choice(model: str, chosen: str | None) -> tuple[list[tuple[str, str]], str]:
+    """Today's choices, a mix as a line of its own, and `chosen`, or the original model where it does not exist any more."""
+    choices, found = customization_choices(model), customizations(model)
+    if not chosen or any(name not in found for name in named(chosen)):
+        return choices, ""
+    if chosen not in found:
+        choices.append((strings.CUSTOMIZATION_MIX.format(mix=chosen), chosen))
+    return choices, chosen
+
+
 def preselected(model: str) -> str:
     """A shipped customization, so that the first click shows a customized portrait; else any; else none."""
     found = customizations(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,15 +14,17 @@ from typing import Any
 
 from PIL import Image
 
-from spf.config import GenerationRequest, home, parse
+from spf.config import GenerationRequest, home, model_preset, parse
 from spf.errors import InvalidInput
 from spf.generation.history import save_result
+from spf.generation.request import GenerationResult
 from spf.study import QUESTIONS, Pair, Study
-from spf.ui import catalog, strings
+from spf.ui import catalog, live, strings
 from spf.ui.generate_handlers import require_number
-from spf.ui.live import Service
+from spf.ui.live import Growing, Service
 
 MAX_PAIRS = 50
+AT_ONCE = 16  # pairs that one contestant draws before the other does: their originals are then still remembered
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,37 @@ class CompareForm:
     model: str = catalog.DEFAULT_MODEL
 
     def requests(self) -> list[tuple[GenerationRequest, GenerationRequest]]:
-        """One for each contestant and seed. Raises InvalidInput."""
+        """One for each contestant, both of the same AT_ONCE seeds, until there are enough. Raises InvalidInput, ModelNotFound."""
         require_number("pairs", self.count, 8)
         if not 1 <= float(self.count) <= MAX_PAIRS or not float(self.count).is_integer():
             raise InvalidInput("pairs", strings.COMPARE_COUNT.format(most=MAX_PAIRS, value=self.count))
-        if not self.first or not self.second:
-            raise InvalidInput("customization", strings.NO_CHOICE)
+        for which, name in (("first", self.first), ("second", self.second)):
+            if not name:
+                few = len(catalog.customizations(self.model)) < 2
+                raise InvalidInput(which, strings.COMPARE_FEW if few else strings.NO_CHOICE)
         if self.first == self.second:
-            raise InvalidInput("customization", strings.COMPARE_SAME)
-        return [tuple(parse(GenerationRequest, {
+            raise InvalidInput("second", strings.COMPARE_SAME)
+        last = int(self.count)
+        return [tuple(self._request(name, seed, min(AT_ONCE, last + 1 - seed)) for name in (self.first, self.second))
+                for seed in range(1, last + 1, AT_ONCE)]
+
+    def _request(self, name: str | None, seed: int, count: int) -> GenerationRequest:
+        preset = model_preset(self.model)
+        return parse(GenerationRequest, {
             "model": self.model, "customization": name, "base_text": self.base_text, "target_texts": (self.target,),
-            "seed": seed}) for name in (self.first, self.second)) for seed in range(1, int(self.count) + 1)]
+            "seed": seed, "count": count, "num_inference_steps": preset.num_inference_steps,
+            "guidance_scale": preset.guidance_scale})
+
+
+class Drawing:
+    """Whether the pairs that an open page lets be drawn are cancelled. Lives in a gr.State."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Drawing:
+        """gr.State copies its first value for every page."""
+        return Drawing()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,18 +86,46 @@ def study() -> Study:
     return Study(home() / "studio.sqlite")
 
 
-def prepare(service: Service, form: CompareForm) -> Iterator[tuple[float, str]]:
-    """Draw every pair, then begin a session: (share done, words), the session's name last. Raises SpfError."""
-    requests, pairs, started = form.requests(), [], time.monotonic()
-    for done, both in enumerate(requests):
-        seconds = (time.monotonic() - started) / done * (len(requests) - done) if done else None
-        left = "" if seconds is None else strings.COMPARE_LEFT.format(seconds=round(seconds))
-        yield done / len(requests), strings.COMPARE_DRAWING.format(number=done + 1, count=len(requests)) + left
-        folders = [save_result(service.generate(request), catalog.outputs()).relative_to(catalog.outputs()) for request in both]
-        pairs.append(Pair(f"{folders[0]}/original.png", *(f"{folder}/customized.png" for folder in folders), form.target))
+def prepare(service: Service, form: CompareForm, stop: threading.Event) -> Iterator[tuple[float, str]]:
+    """Draw every pair, then begin a session: (share done, words), the session's name last. Raises SpfError.
+
+    Setting `stop` cancels, as closing the iterator does.
+    """
+    requests, pairs = form.requests(), []
+    progress = Progress(2 * int(form.count))
+    for both in requests:
+        drawn: list[list[Path]] = []  # the pictures' folders, by contestant
+        for request in both:
+            drawn.append([])
+            for item in live.stream(service, request, stop, previews=False):
+                if isinstance(item, GenerationResult):
+                    drawn[-1].append(save_result(item, catalog.outputs()).relative_to(catalog.outputs()))
+                yield progress.after(item)
+        pairs += [Pair(f"{first}/original.png", f"{first}/customized.png", f"{second}/customized.png", form.target)
+                  for first, second in zip(*drawn, strict=True)]
     session = f"{time.strftime('%Y-%m-%d %H:%M')} {form.first} / {form.second} {uuid.uuid4().hex[:4]}"
     study().begin(session, (form.first, form.second), pairs, random.SystemRandom().randrange(2**32))
     yield 1.0, session
+
+
+class Progress:
+    """How much of `count` portraits is done, with the seconds that are left in words. It never goes back: the portraits of a
+    batch are ready together, and saved one by one.
+    """
+
+    def __init__(self, count: int):
+        self._count, self._ready, self._share, self._started = count, 0, 0.0, time.monotonic()
+
+    def after(self, item: Growing | GenerationResult | None) -> tuple[float, str]:
+        """(share, words), given the newest item of the stream."""
+        self._ready += isinstance(item, GenerationResult)
+        growing = 0.0
+        if isinstance(item, Growing):
+            growing = (item.together or 1) * (item.view.step + 1) / item.view.num_inference_steps
+        share = self._share = max(self._share, (self._ready + growing) / self._count)
+        seconds = time.monotonic() - self._started
+        left = strings.COMPARE_LEFT.format(seconds=round(seconds / share - seconds)) if 0 < share < 1 else ""
+        return min(share, 0.99), strings.COMPARE_READY.format(ready=self._ready, count=self._count) + left
 
 
 def ask(session: str | None) -> Asked | None:

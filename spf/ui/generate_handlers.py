@@ -12,20 +12,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spf.config import GenerationRequest, model_preset, parse
+from spf.config import GenerationRequest, HoldConfig, model_preset, parse
 from spf.errors import Cancelled, InvalidInput, SpfError
 from spf.generation.history import save_result
-from spf.generation.request import GenerationResult, StepView
+from spf.generation.request import GenerationResult
 from spf.generation.timeline import SeedPair
 from spf.ui import catalog, live, markup, show, strings
 from spf.ui.chips import Chip
-from spf.ui.live import Service
+from spf.ui.live import Growing, Service
 from spf.ui.session import Kept, Look, Session, Shown
 from spf.ui.show import Screen
 
 log = logging.getLogger(__name__)
 
-_EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5, "pairs": 4, "width": 512, "height": 512}
+_EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5, "pairs": 4, "width": 512, "height": 512,
+             "hold": 3}
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ class Form:
     width: Any = None
     height: Any = None
     pairs: Any = 1
+    hold: Any = HoldConfig().gain  # 0: nothing is held
 
     def request(self) -> GenerationRequest:
         """Raises InvalidInput naming the first field that cannot be used."""
         numbers = {"seed": self.seed, "num_inference_steps": self.steps, "guidance_scale": self.guidance,
                    "map_steps": self.map_steps}
         sides = {side: value for side, value in (("width", self.width), ("height", self.height)) if value not in (None, "")}
-        for field, value in {**numbers, **sides, "pairs": self.pairs}.items():
+        for field, value in {**numbers, **sides, "pairs": self.pairs, "hold": self.hold}.items():
             require_number(field, value, _EXAMPLES[field])
         if not self.model:
             raise InvalidInput("model", strings.NO_CHOICE)
@@ -60,14 +62,15 @@ class Form:
             "model": self.model, "customization": self.customization or None, "base_text": self.base_text or "",
             "target_texts": tuple(chip.text for chip in on), "negative_prompt": self.negative or "",
             "target_weights": () if all(chip.weight == 1 for chip in on) else tuple(chip.weight for chip in on),
-            "scheduler": self.scheduler or None, "count": self.pairs, **sides, **numbers})
+            "scheduler": self.scheduler or None, "count": self.pairs, "hold": {"gain": self.hold} if float(self.hold) else None,
+            **sides, **numbers})
 
     @classmethod
     def of_request(cls, request: GenerationRequest) -> Form:
         chips = tuple(map(Chip, request.target_texts, request.weights))
         return cls(request.model, request.customization or "", request.base_text, chips, request.negative_prompt,
                    str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps,
-                   request.scheduler or "", request.width, request.height, request.count)
+                   request.scheduler or "", request.width, request.height, request.count, request.hold_gain)
 
 
 def _parsed(values: dict[str, Any]) -> GenerationRequest:
@@ -75,7 +78,7 @@ def _parsed(values: dict[str, Any]) -> GenerationRequest:
     try:
         return parse(GenerationRequest, values)
     except InvalidInput as error:
-        raise renamed(error, {"count": "pairs"}) from None
+        raise renamed(error, {"count": "pairs", "hold.gain": "hold"}) from None
 
 
 def renamed(error: InvalidInput, names: dict[str, str]) -> InvalidInput:
@@ -113,15 +116,13 @@ def generate(service: Service, form: Form, session: Session) -> Iterator[Screen]
 
 def _drawn(service: Service, request: GenerationRequest, session: Session) -> Iterator[Screen]:
     """A screen for every drawn step and result. Of several seeds, the first is on show at the end; they are one step."""
-    started = time.monotonic()
-    for index, single in enumerate(request.one_by_one()):
-        for item in live.stream(service, single, session.stop):
-            if isinstance(item, GenerationResult):
-                screen = _finished(session, item, request.count)
-                last = index + 1 == request.count
-                yield screen if last else Screen(notice=screen.notice, timeline=screen.timeline, pairs=screen.pairs)
-            elif item is not None:
-                yield _growing(session, item, single, time.monotonic() - started, (index, request.count))
+    started, left = time.monotonic(), request.count
+    for item in live.stream(service, request, session.stop):
+        if isinstance(item, GenerationResult):
+            left -= 1
+            yield _finished(session, item, request.count, last=not left)
+        elif item is not None:
+            yield _growing(session, item, request, time.monotonic() - started)
 
 
 def cancel(session: Session) -> None:
@@ -152,7 +153,7 @@ def wants_redraw(session: Session, form: Form, redraw: bool) -> bool:
 
 def _stopped(session: Session, notice: str) -> Screen:
     """The end without a result: the form stays, and so do the pictures, with the line that belongs to them."""
-    if session.current is None and session.batch is not None:
+    if session.batch is not None and session.current is not session.batch:
         return replace(show.result(session, session.batch), notice=notice, busy=False)
     if session.current is not None:
         return Screen(status=markup.metrics(session.current.result), notice=notice, busy=False)
@@ -160,21 +161,28 @@ def _stopped(session: Session, notice: str) -> Screen:
                   notice=notice, busy=False)
 
 
-def _growing(session: Session, view: StepView, request: GenerationRequest, seconds: float,
-             pair: tuple[int, int] = (0, 1)) -> Screen:
-    """`pair`: which of how many seeds grows."""
+def _growing(session: Session, look: Growing, request: GenerationRequest, seconds: float) -> Screen:
     session.current = None
-    session.shown = Shown.of_view(view, request)
-    index, count = pair
-    done, steps = index * view.num_inference_steps + view.step + 1, count * view.num_inference_steps
-    status = strings.STATUS_DRAWING.format(
-        step=view.step + 1, steps=view.num_inference_steps, seconds=seconds, left=seconds / done * (steps - done))
-    which = strings.STATUS_PAIR.format(number=index + 1, count=count) if count > 1 else ""
-    return replace(show.looked_at(session), status=markup.quiet(which + status))
+    session.shown = Shown.of_view(look.view, request)
+    return replace(show.looked_at(session), status=markup.quiet(_progress(look, request.count, seconds)))
 
 
-def _finished(session: Session, result: GenerationResult, count: int = 1) -> Screen:
-    """The first of `count` results is the step, and on show at the end; the others are noted with it."""
+def _progress(look: Growing, count: int, seconds: float) -> str:
+    """Which of `count` pairs grow, how far they are, and how long all will take; the last where it can be told."""
+    step, steps, first = look.view.step + 1, look.view.num_inference_steps, look.first
+    words = strings.STATUS_DRAWING.format(step=step, steps=steps, seconds=seconds)
+    if look.together is None:
+        return words
+    done = first * steps + step * look.together
+    words += strings.STATUS_LEFT.format(left=seconds / done * (count * steps - done))
+    if count == 1:
+        return words
+    which = strings.STATUS_PAIR if look.together == 1 else strings.STATUS_PAIRS
+    return which.format(number=first + 1, last=first + look.together, count=count) + words
+
+
+def _finished(session: Session, result: GenerationResult, count: int, last: bool) -> Screen:
+    """The first of `count` results is the step, and on show after the `last`; the others are noted with it."""
     notice, kept = _dropped_phrases(result), Kept(result, None)
     try:
         folder = save_result(result, catalog.outputs())
@@ -182,6 +190,8 @@ def _finished(session: Session, result: GenerationResult, count: int = 1) -> Scr
     except (OSError, InvalidInput) as error:
         notice = markup.problem(strings.NOT_SAVED.format(reason=getattr(error, "strerror", None) or error))
     session.batch = session.batch or kept
+    if not last:
+        return Screen(notice=notice, timeline=show.timeline(session), pairs=show.seeds(session, session.batch))
     return replace(show.result(session, session.batch), notice=notice, busy=False)
 
 

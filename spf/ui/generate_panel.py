@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from spf.config import ModelPreset, model_preset
+from spf.config import HoldConfig, ModelPreset, model_preset
 from spf.ui import catalog, chips, maps, markup, pairs, presets, steps, strings, timeline_handlers, viewer
 from spf.ui import generate_handlers as handlers
 from spf.ui.generate_handlers import Form
 from spf.ui.live import Service
 from spf.ui.session import Look, Session
 from spf.ui.show import Screen
-from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, notice, told
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, fold, notice, told
 
 _PLACES = {
     "model": "spf-model", "customization": "spf-customization", "base_text": "spf-base-text", "target_texts": "spf-targets",
-    "target_weights": "spf-targets", "seed": "spf-seed", "pairs": "spf-pairs-count",
+    "target_weights": "spf-targets", "seed": "spf-seed", "pairs": "spf-pairs-count", "hold": "spf-hold",
     **{name: f"spf-more/spf-{place}" for name, place in {
         "negative_prompt": "negative", "num_inference_steps": "steps", "guidance_scale": "guidance", "map_steps": "map-steps",
         "scheduler": "scheduler", "width": "width", "height": "height", "picture": "restore", "settings": "preset",
@@ -40,9 +41,10 @@ class Fields(Group):
     guidance: gr.Number
     map_steps: gr.Number
     scheduler: gr.Dropdown
-    width: gr.Number
-    height: gr.Number
+    width: gr.Textbox
+    height: gr.Textbox
     pairs: gr.Number
+    hold: gr.Slider
 
     @staticmethod
     def read(values: tuple[Any, ...]) -> Form:
@@ -54,11 +56,11 @@ class Fields(Group):
     def write(form: Form | None) -> list[Any]:
         """Values for `all()` that show `form`; all are skipped without one."""
         if form is None:
-            return [gr.skip()] * 13
+            return [gr.skip()] * 14
         phrases = chips.value(form.targets, catalog.phrases(form.customization))
         return [form.model, _customizations(form.model, form.customization), form.base_text, phrases,
                 form.negative, str(form.seed), form.steps, form.guidance, form.map_steps, form.scheduler, form.width,
-                form.height, form.pairs]
+                form.height, form.pairs, form.hold]
 
 
 def _customizations(model: str, chosen: str) -> Any:
@@ -184,18 +186,20 @@ def _form() -> tuple[Fields, _Controls, tuple[gr.Button, gr.Button, gr.HTML]]:
         elem_id="spf-base-text")
     targets = chips.chips("spf-targets")
     live = gr.Checkbox(True, label=strings.LIVE, elem_id="spf-live")
+    hold = gr.Slider(0, 6, value=HoldConfig().gain, step=0.5, label=strings.HOLD, info=strings.HOLD_HINT, buttons=[],
+                     elem_id="spf-hold")
     with gr.Row(elem_classes="spf-seed"):
-        seed = gr.Textbox("3", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
+        seed = gr.Textbox("6", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
         dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
         count = _number("pairs-count", strings.PAIRS, 1)
     actions = _actions()
     negative, numbers, drawn_as, picture, named = _more(preset)
-    fields = Fields(model, customization, base_text, targets, negative, seed, *numbers, *drawn_as, count)
+    fields = Fields(model, customization, base_text, targets, negative, seed, *numbers, *drawn_as, count, hold)
     return fields, _Controls(dice, live, picture, named), actions
 
 
 def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple[Any, ...], gr.File, _Presets]:
-    with gr.Accordion(strings.MORE, open=False, elem_id="spf-more"):
+    with fold(strings.MORE, "spf-more"):
         negative = gr.Textbox("", label=strings.NEGATIVE, info=strings.NEGATIVE_HINT, elem_id="spf-negative")
         with gr.Row(elem_classes="spf-numbers"):
             numbers = (_number("steps", strings.STEPS, preset.num_inference_steps),
@@ -204,10 +208,11 @@ def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple
         scheduler = gr.Dropdown([(label, name) for name, label in strings.SCHEDULERS.items()], value="",
                                 label=strings.SCHEDULER, filterable=False, elem_id="spf-scheduler")
         with gr.Row(elem_classes="spf-numbers spf-two"):
-            sides = [gr.Number(None, label=label, placeholder=str(preset.resolution), step=16, min_width=60,
-                               elem_id=f"spf-{side}") for side, label in (("width", strings.WIDTH), ("height", strings.HEIGHT))]
+            # gradio makes an empty Number 0 when it comes to the page
+            sides = [gr.Textbox("", label=label, placeholder=str(preset.resolution), max_lines=1, min_width=60,
+                                elem_id=f"spf-{side}") for side, label in (("width", strings.WIDTH), ("height", strings.HEIGHT))]
         named = _presets()
-        picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=110, elem_id="spf-restore")
+        picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=140, elem_id="spf-restore")
         gr.HTML(markup.quiet(strings.RESTORE_HINT))
     return negative, numbers, (scheduler, *sides), picture, named
 
@@ -252,8 +257,8 @@ def _looks() -> Looks:
 def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls) -> None:
     view = panel.view
     inputs = [panel.session, *panel.fields.all()]
-    options = {"concurrency_limit": 1, "concurrency_id": DEVICE_QUEUE, "show_progress": "minimal",
-               "show_progress_on": [view.status], "api_visibility": "private"}
+    # the status line tells the progress: gradio's own clock would repaint the page sixty times a second meanwhile
+    options = {"concurrency_limit": 1, "concurrency_id": DEVICE_QUEUE, "show_progress": "hidden", "api_visibility": "private"}
 
     def generate(session: Session, *values: Any) -> Iterator[list[Any]]:
         yield from view.stream(handlers.generate(service, Fields.read(values), session))
@@ -266,9 +271,10 @@ def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls
         if live:
             handlers.supersede(session, Fields.read(values))
 
+    view.generate.click(None, None, [view.status], js=f"() => {json.dumps(markup.quiet(strings.STATUS_QUEUED))}", **QUIET)
     view.generate.click(generate, inputs, view.all(), **options)
     view.cancel.click(handlers.cancel, [panel.session], None, **QUIET)
-    for changed in (panel.fields.targets.input, panel.fields.customization.input):
+    for changed in (panel.fields.targets.input, panel.fields.customization.input, panel.fields.hold.release):
         changed(supersede, [panel.session, controls.live, *panel.fields.all()], None, **QUIET)
         changed(redraw, [panel.session, controls.live, *panel.fields.all()], view.all(),
                 trigger_mode="always_last", **options)
@@ -377,6 +383,7 @@ def _wire_memory(panel: GeneratePanel) -> None:
     for listen in (fields.model.input, fields.customization.input, fields.base_text.blur, fields.targets.input,
                    fields.negative.blur, fields.seed.change, fields.steps.blur, fields.guidance.blur,
                    fields.map_steps.blur, fields.scheduler.input, fields.width.blur, fields.height.blur, fields.pairs.blur,
+                   fields.hold.release,
                    panel.view.generate.click, panel.view.timeline.change):
         listen(remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
 

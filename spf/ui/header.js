@@ -19,6 +19,13 @@ guide.hidden = localStorage.getItem('spf-guide') === 'done';
 element.querySelector('[data-act="done"]').addEventListener('click', finish);
 element.querySelector('[data-act="try"]').addEventListener('click', () => press('#spf-generate'));
 
+// By its name: in a narrow window some tabs are in the menu at the end of the row, and the others have moved up.
+function openTab(number) {
+  const name = JSON.parse(element.querySelector('header').dataset.tabs)[number - 1];
+  const places = document.querySelectorAll('#spf-tabs [role="tab"], #spf-tabs .overflow-dropdown button');
+  [...places].find((place) => place.textContent.trim() === name)?.click();
+}
+
 document.addEventListener('keydown', (event) => {
   const writing = event.target.closest?.('input:not([type="range"]):not([type="checkbox"]), textarea, [contenteditable="true"]');
   const command = event.ctrlKey || event.metaKey;
@@ -31,6 +38,6 @@ document.addEventListener('keydown', (event) => {
     press(`.spf-timeline-bar button:nth-of-type(${event.shiftKey ? 2 : 1})`);
   } else if (event.key === '?') sheet.showModal();
   else if (/^[1-9]$/.test(event.key) && !command && !event.altKey) {
-    document.querySelectorAll('#spf-tabs [role="tab"]')[event.key - 1]?.click();
+    openTab(Number(event.key));
   } else return;
 });

@@ -66,7 +66,8 @@ function build() {
   find('layers-box').hidden = value().layers.length === 0;
   find('layer').replaceChildren(new Option(words.every, ''), ...value().layers.map((name) => new Option(name, name)));
   find('layer').value = state.layer;
-  find('messages').replaceChildren(...value().messages.map((text) => made('p', 'spf-caption spf-warning', text)));
+  find('messages').replaceChildren(...value().messages.map((text) => made('p', 'spf-caption spf-warning', text)),
+    ...value().remarks.map((text) => made('p', 'spf-quiet', text)));
   find('title').textContent = value().title;
   const scrubber = find('step');
   scrubber.max = value().steps.length;

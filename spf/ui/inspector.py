@@ -17,7 +17,6 @@ from spf.ui.session import Kept, Session, Shown
 from spf.ui.wiring import QUIET, script
 
 _MARKUP = Path(__file__).with_name("inspector.html")
-WEAK = 0.05  # a phrase whose attention never rises further above its lowest value was not located
 
 
 def add_panel(session: gr.State, tab: gr.Tab) -> gr.HTML:
@@ -48,6 +47,7 @@ def payload(kept: Kept) -> dict[str, Any]:
         "steps": [{"step": one.step, "t": one.timestep} for one in result.maps],
         "npz": viewer.address(kept.folder / "maps.npz") if kept.folder else None,
         "colors": _packed(overlay.colors(np.arange(256) / 255)), "messages": messages(result, maps),
+        "remarks": remarks(maps),
         "layers": list(result.maps[0].layer_groups),
         "maps": [{**entry, "data": _packed(values), "layers": {
             name: _packed(one) for name, one in layers.get(entry["key"], {}).items()}} for entry, values in maps]}
@@ -113,7 +113,7 @@ def messages(result: GenerationResult, maps: list[tuple[dict[str, Any], np.ndarr
         trouble = overlay.trouble(values)
         if trouble == "nan":
             found.append(strings.MAP_NAN.format(caption=f"'{entry['name']}'"))
-        elif entry["group"] in ("phrases", "targets", "originals") and np.ptp(values) < WEAK:
+        elif entry["group"] in ("phrases", "targets", "originals") and np.ptp(values) < overlay.FLAT:
             found.append(strings.INSPECT_WEAK.format(name=entry["name"]))
         elif trouble == "empty" and not entry["key"].startswith("without:"):
             found.append(strings.INSPECT_EMPTY.format(name=entry["name"]))
@@ -121,6 +121,13 @@ def messages(result: GenerationResult, maps: list[tuple[dict[str, Any], np.ndarr
     if cut := asked[len(result.prompt.phrases):]:
         found.append(strings.PHRASES_DROPPED.format(phrases=", ".join(f"'{text}'" for text in cut)))
     return found
+
+
+def remarks(maps: list[tuple[dict[str, Any], np.ndarray]]) -> list[str]:
+    """What is not wrong, but has to be known: which phrases are abstract, so that no place of the picture is theirs."""
+    names = [f"'{entry['name']}'" for entry, values in maps if entry["group"] in ("phrases", "targets")
+             and overlay.trouble(values) is None and np.ptp(values) >= overlay.FLAT and overlay.is_spread(values.mean(axis=0))]
+    return [strings.INSPECT_SPREAD.format(names=", ".join(names))] if names else []
 
 
 def _words(text: str) -> list[tuple[int, int]]:

@@ -48,14 +48,15 @@ def choices() -> list[str]:
 
 def rename(name: str | None, wish: str | None) -> str:
     """Returns what to tell. Raises SpfError."""
-    renamed = library.rename(_chosen(name), (wish or "").strip())
+    renamed = library.rename(_own(name), (wish or "").strip())
     return strings.LIBRARY_RENAMED.format(name=name, wish=renamed.card.name)
 
 
-def delete(name: str | None) -> tuple[str, str]:
-    """What to tell, and what `undo` takes. Raises SpfError."""
-    trashed = library.discard(_chosen(name))
-    return strings.LIBRARY_DELETED.format(name=name), str(trashed)
+def delete(name: str | None, used: str | None = None) -> tuple[str, str]:
+    """What to tell, and what `undo` takes. `used`: the choice on the Portrait tab. Raises SpfError."""
+    trashed = library.discard(_own(name))
+    words = strings.LIBRARY_DELETED_USED if name in catalog.named(used or "") else strings.LIBRARY_DELETED
+    return words.format(name=name), str(trashed)
 
 
 def undo(trashed: str) -> str:
@@ -109,3 +110,9 @@ def _chosen(name: str | None) -> str:
     if not name:
         raise InvalidInput("customization", strings.NO_CHOICE)
     return name
+
+
+def _own(name: str | None) -> str:
+    if not name and not choices():
+        raise InvalidInput("customization", strings.LIBRARY_NONE_OWN)
+    return _chosen(name)

@@ -11,7 +11,7 @@ from spf.errors import SpfError
 from spf.ui import catalog, chips, markup, strings
 from spf.ui import library_handlers as handlers
 from spf.ui.generate_panel import GeneratePanel
-from spf.ui.wiring import QUIET, Group, told
+from spf.ui.wiring import QUIET, Group, fold, told
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +40,21 @@ def add_panel(portrait: GeneratePanel, tab: gr.Tab) -> None:
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
             cards = gr.HTML("", elem_id="spf-library")
     lists = Lists(cards, mine, mix, exported)
-    model = portrait.fields.model
-    tab.select(Lists.write, [model], lists.all(), **QUIET)
-    _wire_manage(lists, manage, notice, model)
+    tab.select(Lists.write, [portrait.fields.model], lists.all(), **QUIET)
+    _wire_manage(lists, manage, notice, portrait)
     _wire_mix(portrait, mix, use, notice)
-    _wire_files(lists, files, notice, model)
+    _wire_files(lists, files, notice, portrait)
+
+
+def _refreshed(model: str, chosen: str | None) -> list[Any]:
+    """Updates for the choice of the Portrait tab and the lists, when what there is has changed."""
+    choices, value = catalog.kept_choice(model, chosen)
+    return [gr.update(choices=choices, value=value), *Lists.write(model)]
 
 
 def _manage() -> tuple[gr.Dropdown, tuple]:
-    with gr.Accordion(strings.LIBRARY_MANAGE, open=True):
-        mine = gr.Dropdown([], label=strings.LIBRARY_MINE, filterable=False, elem_id="spf-mine")
+    with fold(strings.LIBRARY_MANAGE, expanded=True):
+        mine = gr.Dropdown([], label=strings.LIBRARY_MINE, info=strings.LIBRARY_MINE_HINT, filterable=False, elem_id="spf-mine")
         wish = gr.Textbox("", label=strings.LIBRARY_NEW_NAME, max_lines=1, elem_id="spf-new-name")
         with gr.Row():
             buttons = [gr.Button(label, size="sm", min_width=90, elem_id=f"spf-library-{key}") for key, label in (
@@ -59,7 +64,7 @@ def _manage() -> tuple[gr.Dropdown, tuple]:
 
 
 def _mix() -> tuple[gr.Dataframe, gr.Button]:
-    with gr.Accordion(strings.LIBRARY_MIX, open=False):
+    with fold(strings.LIBRARY_MIX):
         gr.HTML(markup.quiet(strings.LIBRARY_MIX_HINT))
         rows = gr.Dataframe(headers=strings.LIBRARY_MIX_HEADERS, column_count=2, type="array", interactive=True,
                             static_columns=[0], show_label=False, label=strings.LIBRARY_MIX, buttons=[], elem_id="spf-mix")
@@ -67,41 +72,43 @@ def _mix() -> tuple[gr.Dataframe, gr.Button]:
 
 
 def _files() -> tuple[gr.Dropdown, tuple]:
-    with gr.Accordion(strings.LIBRARY_FILES, open=False):
+    with fold(strings.LIBRARY_FILES):
         exported = gr.Dropdown([], label=strings.LIBRARY_EXPORT, filterable=False, elem_id="spf-export-name")
         kinds = [(label, key) for key, label in strings.LIBRARY_EXPORT_KINDS.items()]
         kind = gr.Radio(kinds, value="lora", label=strings.LIBRARY_EXPORT_KIND, elem_id="spf-export-kind")
         go = gr.Button(strings.LIBRARY_EXPORT_GO, size="sm", elem_id="spf-export")
         result = gr.File(label=strings.LIBRARY_EXPORTED, visible=False, interactive=False, elem_id="spf-exported")
-        upload = gr.File(label=strings.LIBRARY_IMPORT, file_types=[".zip", ".safetensors"], height=110, elem_id="spf-import")
+        upload = gr.File(label=strings.LIBRARY_IMPORT, file_types=[".zip", ".safetensors"], height=140, elem_id="spf-import")
         name = gr.Textbox("", label=strings.LIBRARY_IMPORT_NAME, max_lines=1, elem_id="spf-import-name")
         bring = gr.Button(strings.LIBRARY_IMPORT_GO, size="sm", elem_id="spf-import-go")
     return exported, (kind, go, result, upload, name, bring)
 
 
-def _wire_manage(lists: Lists, manage: tuple, notice: gr.HTML, model: gr.Dropdown) -> None:
-    wish, rename, delete, undo, trashed = manage
+def _wire_manage(lists: Lists, manage: tuple, notice: gr.HTML, portrait: GeneratePanel) -> None:
+    (wish, rename, delete, undo, trashed), fields = manage, portrait.fields
 
-    def renamed(name: str | None, new: str, model: str) -> list[Any]:
-        return [told(lambda: handlers.rename(name, new))[0], *Lists.write(model)]
+    def renamed(name: str | None, new: str, model: str, chosen: str | None) -> list[Any]:
+        words, done = told(lambda: handlers.rename(name, new))
+        return [words, *_refreshed(model, new.strip() if done and chosen == name else chosen)]
 
-    def deleted(name: str | None, model: str) -> list[Any]:
+    def deleted(name: str | None, model: str, chosen: str | None) -> list[Any]:
         where: list[str] = []
 
         def act() -> str:
-            words, path = handlers.delete(name)
+            words, path = handlers.delete(name, chosen)
             where.append(path)
             return words
 
         words, done = told(act)
-        return [words, gr.update(visible=done), where[0] if done else "", *Lists.write(model)]
+        return [words, gr.update(visible=done), where[0] if done else "", *_refreshed(model, chosen)]
 
-    def undone(path: str, model: str) -> list[Any]:
-        return [told(lambda: handlers.undo(path))[0], gr.update(visible=False), *Lists.write(model)]
+    def undone(path: str, model: str, chosen: str | None) -> list[Any]:
+        return [told(lambda: handlers.undo(path))[0], gr.update(visible=False), *_refreshed(model, chosen)]
 
-    rename.click(renamed, [lists.mine, wish, model], [notice, *lists.all()], **QUIET)
-    delete.click(deleted, [lists.mine, model], [notice, undo, trashed, *lists.all()], **QUIET)
-    undo.click(undone, [trashed, model], [notice, undo, *lists.all()], **QUIET)
+    changed, now = [fields.customization, *lists.all()], [fields.model, fields.customization]
+    rename.click(renamed, [lists.mine, wish, *now], [notice, *changed], **QUIET)
+    delete.click(deleted, [lists.mine, *now], [notice, undo, trashed, *changed], **QUIET)
+    undo.click(undone, [trashed, *now], [notice, undo, *changed], **QUIET)
 
 
 def _wire_mix(portrait: GeneratePanel, mix: gr.Dataframe, use: gr.Button, notice: gr.HTML) -> None:
@@ -113,15 +120,15 @@ def _wire_mix(portrait: GeneratePanel, mix: gr.Dataframe, use: gr.Button, notice
         except SpfError as error:
             return [markup.problem(error), gr.skip(), gr.skip()]
         targets = [chips.Chip(phrase) for phrase in catalog.phrases(text)]
-        choices = [*catalog.customization_choices(model), (strings.CUSTOMIZATION_MIX.format(mix=text), text)]
-        return [markup.report(strings.LIBRARY_MIXED.format(mix=text)), gr.update(choices=choices, value=text),
+        choices, value = catalog.kept_choice(model, text)
+        return [markup.report(strings.LIBRARY_MIXED.format(mix=text)), gr.update(choices=choices, value=value),
                 chips.value(targets, catalog.phrases(text))]
 
     use.click(chosen, [mix, fields.model], [notice, fields.customization, fields.targets], **QUIET)
 
 
-def _wire_files(lists: Lists, files: tuple, notice: gr.HTML, model: gr.Dropdown) -> None:
-    kind, go, result, upload, name, bring = files
+def _wire_files(lists: Lists, files: tuple, notice: gr.HTML, portrait: GeneratePanel) -> None:
+    (kind, go, result, upload, name, bring), fields = files, portrait.fields
 
     def exported(chosen: str | None, kind: str) -> list[Any]:
         written: list[str] = []
@@ -133,9 +140,10 @@ def _wire_files(lists: Lists, files: tuple, notice: gr.HTML, model: gr.Dropdown)
         words, done = told(act)
         return [words, gr.update(value=written[0] if done else None, visible=done)]
 
-    def imported(path: str | None, name: str, model: str) -> list[Any]:
-        return [told(lambda: handlers.bring_in(path, name))[0], *Lists.write(model)]
+    def imported(path: str | None, name: str, model: str, chosen: str | None) -> list[Any]:
+        return [told(lambda: handlers.bring_in(path, name))[0], *_refreshed(model, chosen)]
 
     options = {"concurrency_limit": 1, "show_progress": "minimal", "api_visibility": "private"}
     go.click(exported, [lists.exported, kind], [notice, result], **options)
-    bring.click(imported, [upload, name, model], [notice, *lists.all()], **options)
+    bring.click(imported, [upload, name, fields.model, fields.customization],
+                [notice, fields.customization, *lists.all()], **options)

@@ -45,7 +45,7 @@ def available(shown: Shown | None, key: str) -> str:
 def draw(shown: Shown, look: Look) -> Drawn:
     """The customized portrait under the chosen map. What cannot be drawn is said in words, never shown as black."""
     if not shown.maps:
-        return Drawn(shown.customized, strings.MAP_NONE, usable=False)
+        return Drawn(shown.customized, strings.MAP_LATER if shown.live else strings.MAP_NONE, usable=False)
     key = available(shown, look.map)
     name = dict(map(reversed, choices(shown)))[key]
     values, caption = _chosen(shown, key, name, look)
@@ -54,6 +54,8 @@ def draw(shown: Shown, look: Look) -> Drawn:
         sentence = {"nan": strings.MAP_NAN, "empty": strings.MAP_EMPTY}[problem]
         return Drawn(shown.customized, sentence.format(caption=caption), usable=False)
     caption = strings.CAPTION_RANGE.format(caption=caption, low=values.min(), mean=values.mean(), high=values.max())
+    if overlay.is_spread(values):
+        caption = strings.CAPTION_SPREAD.format(caption=caption)
     picture = overlay.blend(shown.customized, values, look.opacity) if shown.customized else None
     return Drawn(picture, caption)
 

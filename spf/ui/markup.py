@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 
@@ -111,7 +112,8 @@ def header() -> str:
     keys = "".join(f"<dt>{''.join(f'<kbd>{escape(key)}</kbd>' for key in pressed)}</dt><dd>{escape(does)}</dd>"
                    for pressed, does in strings.KEYS)
     guide = "".join(f"<li>{escape(step)}</li>" for step in strings.GUIDE)
-    return (f'<header class="spf-header"><h1>{escape(strings.TITLE)}</h1><p>{escape(strings.TAGLINE)}</p>'
+    tabs = escape(json.dumps(strings.TABS))
+    return (f'<header class="spf-header" data-tabs="{tabs}"><h1>{escape(strings.TITLE)}</h1><p>{escape(strings.TAGLINE)}</p>'
             f'{_action("keys", strings.KEYBOARD)}{_action("theme", strings.TOGGLE_THEME)}</header>'
             f'<dialog class="spf-keys" aria-label="{escape(strings.KEYBOARD)}"><h2>{escape(strings.KEYBOARD)}</h2>'
             f'<dl>{keys}</dl>{_action("close", strings.CLOSE)}</dialog>'

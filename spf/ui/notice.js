@@ -1,10 +1,9 @@
 
 // A refusal is also said beside the field that caused it. `props.fields` names the element of each field of the schema,
-// as "element" or "accordion/element"; the notice names the field.
-let mark = null, turn = 0;
+// as "element" or "fold/element"; the notice names the field.
+let mark = null;
 
 function clear() {
-  turn += 1;
   if (!mark) return;
   for (const input of mark.parentElement?.querySelectorAll('[aria-describedby]') ?? []) {
     if (input.getAttribute('aria-describedby') !== mark.id) continue;
@@ -19,18 +18,10 @@ function place() {
   clear();
   const notice = element.querySelector('[data-field]');
   const path = notice && props.fields?.[notice.dataset.field];
-  if (path) find(path.split('/'), notice.querySelector('p').textContent, turn, 10);
-}
-
-// What stands in an accordion that was never opened is not there yet.
-function find(path, text, now, tries) {
-  if (now !== turn) return;
-  const target = document.getElementById(path.at(-1)), holder = path.length > 1 && document.getElementById(path[0]);
-  if (target?.checkVisibility()) say(target, text);
-  else if (tries) {
-    if (tries === 10 && holder) holder.querySelector(':scope > button')?.click();
-    setTimeout(() => find(path, text, now, tries - 1), 100);
-  }
+  if (!path) return;
+  const [target, fold] = path.split('/').reverse().map((id) => document.getElementById(id));
+  if (target && !target.checkVisibility()) fold?.querySelector('button[aria-expanded="false"]')?.click();
+  if (target) say(target, notice.querySelector('p').textContent);
 }
 
 function say(target, text) {

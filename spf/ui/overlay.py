@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 from spf.metrics.pixels import resized_map
 
 POLLUTION_TOP = 0.5  # difference that has the scale's last colour
+FLAT = 0.05  # a map that rises no further above its lowest value has no place
 CHANGE_TOP, PALE = 0.12, 0.35  # difference that counts as a full change; how much is left of what stayed
 
 # Viridis as a polynomial in the value, one row per power (M. Zucker's fit, public domain). Lightness only rises.
@@ -25,10 +26,13 @@ _VIRIDIS = np.array([
 ])
 
 
+_LEVELS = 2048  # of the table below: neighbours differ by less than half of an 8-bit level
+_TABLE = (np.linspace(0, 1, _LEVELS)[:, None] ** np.arange(len(_VIRIDIS)) @ _VIRIDIS).clip(0, 1).astype(np.float32)
+
+
 def colors(values: np.ndarray) -> np.ndarray:
     """Values in [0, 1], clipped there, of any shape (...) -> RGB in [0, 1], (..., 3)."""
-    powers = np.clip(values, 0, 1)[..., None, None] ** np.arange(len(_VIRIDIS))[:, None]  # (..., 7, 1)
-    return (powers * _VIRIDIS).sum(axis=-2).clip(0, 1)
+    return _TABLE[(np.clip(values, 0, 1) * (_LEVELS - 1)).round().astype(np.int32)]
 
 
 def blend(picture: Image.Image, values: np.ndarray, opacity: float) -> Image.Image:
@@ -70,14 +74,27 @@ def trouble(values: np.ndarray) -> str | None:
     return None if values.any() else "empty"
 
 
+def is_spread(values: np.ndarray) -> bool:
+    """Whether no place of a map (H, W) stands out: it is flat, or most of it is above the middle of its own range.
+
+    Maps of phrases are stretched to [0, 1], so that their range says nothing; a phrase that has a place leaves less than half of
+    the picture above the middle, one for the whole portrait more.
+    """
+    low, high = values.min(), values.max()
+    return bool(high - low < FLAT or (values > (low + high) / 2).mean() > 0.5)
+
+
 def legend(width: int = 256, height: int = 12) -> Image.Image:
     """The colour scale from 0 (left) to 1 (right)."""
     row = (colors(np.linspace(0, 1, width)) * 255).round().astype(np.uint8)
     return Image.fromarray(np.broadcast_to(row, (height, width, 3)).copy())
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A picture as a PNG inside an address, so that showing it asks the server for nothing."""
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+def data_uri(picture: Image.Image, passing: bool = False) -> str:
+    """A picture inside an address, so that showing it asks the server for nothing.
+
+    As a PNG, exact; one that is only seen in `passing` as a JPEG, which is written sooner and is smaller.
+    """
+    stream, kind = io.BytesIO(), "jpeg" if passing else "png"
+    picture.save(stream, kind, **({"quality": 90, "subsampling": 0} if passing else {}))
+    return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from spf.config import REPOSITORY, home
@@ -16,6 +18,7 @@ from spf.ui import markup, strings
 from spf.ui.wiring import QUIET, script
 
 FIGURES_SHOWN, FIGURE_SIDE = 40, 1600
+PAIRS_SHOWN = 24
 
 
 @dataclass(frozen=True)
@@ -26,23 +29,31 @@ class Evaluation:
 
 def evaluations() -> dict[str, Evaluation]:
     """Every evaluation by the name that the page shows: the published ones, then this user's."""
-    published, mine = REPOSITORY / "docs" / "results", home() / "evaluation"
+    published, mine = REPOSITORY / "docs", home() / "evaluation"
     found = {f"{strings.RESULTS_PUBLISHED}: {page.stem}": Evaluation(page, page.with_suffix(""))
-             for page in sorted(published.glob("*.md"))}
+             for page in sorted(published.glob("results*.md"))}
     return found | {f"{strings.RESULTS_MINE}: {table.parent.relative_to(mine).as_posix()}": Evaluation(
         table, table.parent / "figures") for table in sorted(mine.glob("**/table.md"))}
 
 
 def table(name: str | None) -> str:
-    """The table of an evaluation as Markdown without its pictures; empty for one that is not in the list."""
+    """The table of an evaluation as Markdown without its pictures and what is a heading of pictures only.
+
+    Empty for one that is not in the list.
+    """
     found = evaluations().get(name or "")
-    return re.sub(r"!\[[^\]]*\]\([^)]*\)", "", found.table.read_text(encoding="utf-8")) if found else ""
+    return re.sub(r"(#+ [^\n]*\n+)?!\[[^\]]*\]\([^)]*\)\n*", "", found.table.read_text(encoding="utf-8")) if found else ""
+
+
+def _figure_files(name: str | None) -> list[Path]:
+    found = evaluations().get(name or "")
+    return sorted(found.figures.glob("*.png"))[:FIGURES_SHOWN] if found else []
 
 
 def figures(name: str | None) -> list[tuple[Image.Image, str]]:
     """(picture, file name) of an evaluation's figures, at most FIGURES_SHOWN, none larger than FIGURE_SIDE."""
-    found, pictures = evaluations().get(name or ""), []
-    for path in sorted(found.figures.glob("*.png"))[:FIGURES_SHOWN] if found else []:
+    pictures = []
+    for path in _figure_files(name):
         with Image.open(path, formats=["PNG"]) as image:
             image.thumbnail((FIGURE_SIDE, FIGURE_SIDE))
             pictures.append((image.convert("RGB"), path.stem))
@@ -63,19 +74,63 @@ def behind(line: str, heading: str, names: Sequence[str]) -> int | None:
     return next(iter([*sheets, *range(len(names))]), None)
 
 
+def pairs_behind(name: str | None, line: str, heading: str) -> tuple[str, list[tuple[Image.Image, str]]]:
+    """What a number was measured on: a title, and (original beside customized, what was asked for), evenly from its targets.
+
+    Nothing where the evaluation's pictures are not on this computer, or the line is none of a method or target.
+    """
+    found = evaluations().get(name or "")
+    try:
+        index = json.loads((found.table.parent / "pictures.json").read_text(encoding="utf-8")) if found else {}
+        table = index["reconstruction" if heading.startswith(strings.RESULTS_BASE) else "rows"]
+        row, targets = _measured(table, line, heading)
+        pairs = [pair for target in targets
+                 for pair in _stored(found.table.parent / "pictures", table[row][target], -(-PAIRS_SHOWN // len(targets)))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", []
+    return strings.RESULTS_PAIRS.format(method=row, target=", ".join(targets)), pairs[:PAIRS_SHOWN]
+
+
+def _measured(table: Mapping[str, Mapping[str, Any]], line: str, heading: str) -> tuple[str, list[str]]:
+    """The method and the targets that a line is about. KeyError if it is about none."""
+    if line in table:
+        return line, list(table[line])
+    row = heading.removeprefix(strings.RESULTS_BY_TARGET)
+    if line not in table[row]:
+        raise KeyError(line)
+    return row, [line]
+
+
+def _stored(folder: Path, pieces: Sequence[Sequence[Any]], most: int) -> list[tuple[Image.Image, str]]:
+    """The first pairs of a method and target. KeyError where a picture is gone."""
+    from spf.evaluation.store import Store  # with torch, which the page opens without
+
+    found: list[tuple[Image.Image, str]] = []
+    for original, customized, texts in pieces:
+        if len(found) < most:
+            both = [(Store(folder).load(key) or {})["pixels"] for key in (original, customized)]
+            found += zip(map(Image.fromarray, np.concatenate(both, axis=2)), texts, strict=True)
+    return found[:most]
+
+
 def add_panel(tab: gr.Tab) -> None:
     """Lay out the tab inside the current gradio context."""
     with gr.Column(elem_classes="spf-stage"):
         choice = gr.Dropdown([], label=strings.RESULTS_CHOICE, filterable=False, elem_id="spf-results-choice")
         words = gr.HTML("", elem_id="spf-results-words")
         text = gr.Markdown("", elem_id="spf-results-table")
-        pressed = gr.HTML("", js_on_load=script("results.js"), elem_id="spf-results-pressed")
-        gallery = gr.Gallery(label=strings.RESULTS_FIGURES, format="png", columns=3, object_fit="contain", visible=False,
-                             buttons=["download", "fullscreen"], elem_id="spf-results-figures")
+        with gr.Column(elem_id="spf-results-pictures", elem_classes="spf-part"):
+            title = gr.HTML("", elem_id="spf-results-title")
+            pairs, gallery = (gr.Gallery(
+                label=label, format="png", columns=3, object_fit="contain", visible=False, buttons=["download", "fullscreen"],
+                elem_id=f"spf-results-{key}") for key, label in (
+                    ("pairs", strings.RESULTS_BEHIND), ("figures", strings.RESULTS_FIGURES)))
+        pressed = gr.HTML("", js_on_load=script("results.js"), elem_id="spf-results-pressed",
+                          words={"behind": strings.RESULTS_BEHIND, "open": strings.RESULTS_OPEN})
 
     def show(name: str | None) -> list[Any]:
         pictures = figures(name)
-        return [table(name), gr.update(value=pictures, visible=bool(pictures))]
+        return [table(name), gr.update(value=pictures, visible=bool(pictures)), "", gr.update(value=None, visible=False)]
 
     def opened(name: str | None) -> list[Any]:
         names = list(evaluations())
@@ -83,10 +138,17 @@ def add_panel(tab: gr.Tab) -> None:
         words = markup.quiet(strings.RESULTS_HINT if names else strings.RESULTS_NONE)
         return [gr.update(choices=names, value=name), words, *show(name)]
 
-    def press(name: str | None, event: gr.EventData) -> Any:
-        index = behind(str(event.line), str(event.heading), [title for _, title in figures(name)])
-        return gr.skip() if index is None else gr.update(selected_index=index)
+    def press(name: str | None, event: gr.EventData) -> list[Any]:
+        line, heading = str(event.line), str(event.heading)
+        words, found = pairs_behind(name, line, heading)
+        if found:
+            return [gr.skip(), markup.heading(words, strings.RESULTS_PAIRS_HINT), gr.update(value=found, visible=True)]
+        index = behind(line, heading, [path.stem for path in _figure_files(name)])
+        words = strings.RESULTS_NO_PICTURES if index is None else strings.RESULTS_FIGURE
+        return [gr.skip() if index is None else gr.update(selected_index=index), markup.quiet(words),
+                gr.update(value=None, visible=False)]
 
-    pressed.select(press, [choice], [gallery], **QUIET)
-    tab.select(opened, [choice], [choice, words, text, gallery], **QUIET)
-    choice.input(show, [choice], [text, gallery], **QUIET)
+    shown = [gallery, title, pairs]
+    pressed.select(press, [choice], shown, **QUIET)
+    tab.select(opened, [choice], [choice, words, text, *shown], **QUIET)
+    choice.input(show, [choice], [text, *shown], **QUIET)

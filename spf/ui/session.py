@@ -42,13 +42,14 @@ class Shown:
     @classmethod
     def of_view(cls, view: StepView, request: GenerationRequest) -> Shown:
         prompt = _prompt(request)
-        return cls(view.original, view.customized, (view.maps,) if view.maps else (), _texts(prompt.phrases),
+        original, customized = view.pictures
+        return cls(original, customized, (view.maps,) if view.maps else (), _texts(prompt.phrases),
                    _texts(prompt.targets), view.num_inference_steps, live=True)
 
     @classmethod
     def of_request(cls, request: GenerationRequest) -> Shown:
         """Its phrases as they were asked for, before any was left out to fit the text encoder."""
-        return cls.of_view(StepView(0, 1, None, None, None), request)
+        return cls.of_view(StepView(0, 1, lambda: (None, None), None), request)
 
     @classmethod
     def of_result(cls, result: GenerationResult) -> Shown:
@@ -80,6 +81,7 @@ class Session:
         self.current: Kept | None = None  # the result on show; None while one grows or was cut off
         self.look = Look()
         self.pinned: int | None = None  # the step that others are compared with
+        self.compared: tuple[Kept, int | None, list[Any]] | None = None  # result, pinned step, and their comparisons as panes
         self.batch: Kept | None = None  # the first result of the seeds under way, or drawn last
         self.stop = threading.Event()  # set to cancel the generation under way
         self.running: GenerationRequest | None = None  # what is being drawn

@@ -9,9 +9,12 @@ from PIL import Image
 
 from spf.errors import InvalidInput
 from spf.generation.history import read_result
+from spf.generation.request import GenerationResult
 from spf.ui import catalog, maps, markup, overlay, pairs, steps, strings
 from spf.ui.session import Kept, Session, Shown
 from spf.ui.viewer import Pane
+
+WIDE = 0.33  # mean SFCM; a rough line: in a few pairs of the embedded targets styles lay above it, what has a place below
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +44,15 @@ def result(session: Session, kept: Kept) -> Screen:
     session.look = type(look)(maps.available(shown, look.map), look.mean, min(look.step, max(len(shown.maps), 1)),
                               look.opacity)
     seen = looked_at(session)
-    return Screen(seen.panes, seen.caption, markup.metrics(kept.result), map_choices=maps.choices(shown),
+    return Screen(seen.panes, seen.caption, markup.metrics(kept.result) + _wide(kept.result), map_choices=maps.choices(shown),
                   map_key=session.look.map, map_step=session.look.step, map_count=len(shown.maps),
-                  timeline=timeline(session), pairs=seeds(session))
+                  timeline=timeline(session), pairs=seeds(session, kept))
+
+
+def _wide(result: GenerationResult) -> str:
+    """A word on a style that the held original cuts off."""
+    share = result.metrics.get("sfcm_mean", 0.0)
+    return markup.quiet(strings.HELD_WIDE.format(share=share)) if result.request.hold and share > WIDE else ""
 
 
 def looked_at(session: Session) -> Screen:
@@ -58,10 +67,13 @@ def panes(session: Session, drawn: Image.Image | None) -> list[Pane]:
     """Every picture that can be looked at now, in the order of the choice. Growing ones have no comparisons yet."""
     shown, kept = session.shown, session.current
     pictures = [kept.picture(name) if kept else getattr(shown, name) for name in ("original", "customized")]
-    found = [Pane("original", strings.ORIGINAL, pictures[0]), Pane("customized", strings.CUSTOMIZED, pictures[1]),
-             Pane("overlay", strings.OVERLAY, drawn)]
+    found = [Pane(name, title, picture, passing=kept is None) for name, title, picture in (
+        ("original", strings.ORIGINAL, pictures[0]), ("customized", strings.CUSTOMIZED, pictures[1]),
+        ("overlay", strings.OVERLAY, drawn))]
     if kept is not None:
-        found += _comparisons(session, kept)
+        if session.compared is None or session.compared[:2] != (kept, session.pinned):  # another map or opacity changes none
+            session.compared = kept, session.pinned, _comparisons(session, kept)
+        found += session.compared[2]
     return [pane for pane in found if pane.picture is not None]
 
 
@@ -100,11 +112,9 @@ def load(session: Session, step: int) -> Kept | None:
         return None
 
 
-def seeds(session: Session) -> dict[str, Any]:
-    """The value of the grid of pairs: every seed that was drawn together with the result on show."""
-    kept = session.current
-    found = session.timeline.pairs(kept.step) if kept is not None else []
-    return pairs.value(found, kept.folder if kept else None, catalog.outputs())
+def seeds(session: Session, kept: Kept) -> dict[str, Any]:
+    """The value of the grid of pairs: every seed that was drawn together with `kept`."""
+    return pairs.value(session.timeline.pairs(kept.step), kept.folder, catalog.outputs())
 
 
 def timeline(session: Session, download: str | None = None) -> dict[str, Any]:

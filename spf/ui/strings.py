@@ -49,6 +49,11 @@ STEPS = "Steps"
 GUIDANCE = "Guidance"
 MAP_STEPS = "Map steps"
 PAIRS = "How many pairs"
+HOLD = "Hold the original outside the map"
+HOLD_HINT = ("Places that the map leaves unmarked stay as in the original; a higher number leaves the phrases more room. "
+             "0 holds nothing, as the paper draws: best for a style.")
+HELD_WIDE = ("What you asked for concerns {share:.0%} of the picture, as a style does, and the original is held in the rest. "
+             "Set '" + HOLD + "' to 0 to let it reach everywhere.")
 SCHEDULER = "Sampler"
 SCHEDULERS = {"": "The model's own", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}
 WIDTH = "Width in pixels"
@@ -109,17 +114,22 @@ CAPTION_STEP = "{name}, step {step} of {steps} (t = {timestep})"
 CAPTION_MEAN = "{name}, mean of {count} drawn steps (t = {first} to {last})"
 CAPTION_ONE = "{name}, the one drawn step {step} of {steps} (t = {timestep})"
 CAPTION_RANGE = "{caption} · lowest {low:.2f}, mean {mean:.2f}, highest {high:.2f}"
+CAPTION_SPREAD = "{caption} · no place stands out: it is spread over most of the picture"
 MAP_EMPTY = "{caption} is empty: it is 0 everywhere, so no place is marked. The picture is shown without it."
 MAP_NAN = "{caption} holds values that are not numbers and cannot be drawn; teach this customization again."
 MAP_NONE = "No map was drawn. Set 'Map steps' to 1 or more and generate again."
+MAP_LATER = "No map is drawn at this step."
 MAP_BEFORE = "The map appears here while the portrait is drawn."
 
 # --- what happens
 STATUS_OPENING = "Looking for customizations …"
 STATUS_READY = "Press Generate: original and customized portrait grow side by side from the same seed."
+STATUS_QUEUED = "Waiting for its turn: one portrait is drawn at a time."
 STATUS_WAITING = "Getting the model ready … the first portrait after the start takes longest."
-STATUS_DRAWING = "Drawing: step {step} of {steps}, {seconds:.0f} s, about {left:.0f} s left"
+STATUS_DRAWING = "Drawing: step {step} of {steps}, {seconds:.0f} s"
+STATUS_LEFT = ", about {left:.0f} s left"
 STATUS_PAIR = "Pair {number} of {count}. "
+STATUS_PAIRS = "Pairs {number} to {last} of {count}, together. "
 STATUS_UNFINISHED = "These pictures are unfinished."
 CANCELLED = "Cancelled. The form is kept."
 CUSTOMIZATION_GONE = (
@@ -156,6 +166,7 @@ STEP_FIELDS = {
     "seed": "seed {}", "customization": "customization {}", "model": "model {}", "num_inference_steps": "{} steps",
     "guidance_scale": "guidance {}", "negative_prompt": "negative text {}", "map_steps": "{} map steps",
     "scheduler": "sampler {}", "width": "width {}", "height": "height {}",
+    "hold_gain": "hold {}",
 }
 NO_TARGET = "base text only"
 RESTORE = "Restore from a picture"
@@ -238,7 +249,7 @@ RUN_RUNNING = "{stage}, step {step} of {total}"
 RUN_ETA = "{eta} left"
 RUN_NEW = "It is selected on the Portrait tab."
 RUN_CANCELLING = "Cancelling after the current step …"
-CURVE = "Loss terms, each as a share of its first value"
+CURVE = "Loss terms, each as a share of its first value in the stage"
 CURVE_STEP = "step"
 CURVE_VALUE = "share"
 CURVE_TERM = "term"
@@ -264,7 +275,7 @@ SECONDS_LEFT = "about {seconds} s"
 FIELDS = {
     "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS,
     "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
-    "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT,
+    "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT, "hold": HOLD,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
     "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
     "settings": PRESET, "settings_name": PRESET_NAME, "recipe": METHOD, "method": METHOD,
@@ -304,6 +315,9 @@ INSPECT_SFCM_NOTE = "scaled to reach 1"
 INSPECT_GAMMA = "γ = {gamma:.2f}"
 INSPECT_IN_ORIGINAL = "{text}, original model"
 INSPECT_EMPTY = "'{name}' is empty: it is 0 everywhere and at every step."
+INSPECT_SPREAD = (
+    "No place of the picture stands out for {names}: the attention is spread over most of it, as that of words for a style, a "
+    "mood or the whole portrait is. A target phrase of this kind may act everywhere.")
 INSPECT_WEAK = "'{name}' could not be located: its attention is nearly the same everywhere."
 
 # --- the Library tab
@@ -316,17 +330,20 @@ LIBRARY_PHRASES = "Phrases"
 LIBRARY_FROM = "Taught"
 LIBRARY_FACTS = {
     "recipe": "Method", "pictures": "Pictures", "validation_pictures": "Held out", "run": "Run", "seconds": "Seconds",
-    "processes": "Processes", "stage1_steps": "Stage 1 steps", "stage1_batch_per_device": "Stage 1 batch per device",
-    "stage1_global_batch": "Stage 1 batch", "stage2_steps": "Stage 2 steps",
-    "stage2_kept_step": "Best step of stage 2", "stage2_batch_per_device": "Stage 2 batch per device",
-    "stage2_global_batch": "Stage 2 batch"}
+    "started_from": "Started from", "processes": "Processes", "stage1_steps": "Stage 1 steps",
+    "stage1_batch_per_device": "Stage 1 batch per device", "stage1_global_batch": "Stage 1 batch",
+    "stage2_steps": "Stage 2 steps", "stage2_kept_step": "Best step of stage 2",
+    "stage2_batch_per_device": "Stage 2 batch per device", "stage2_global_batch": "Stage 2 batch"}
 LIBRARY_MINE = "One of your own"
+LIBRARY_MINE_HINT = "What comes with the app keeps its name and stays."
+LIBRARY_NONE_OWN = "there is none of your own yet; teach one on the Teach tab, or import one below"
 LIBRARY_NEW_NAME = "New name"
 LIBRARY_RENAME = "Rename"
 LIBRARY_DELETE = "Delete"
 LIBRARY_UNDO = "Undo the deletion"
 LIBRARY_RENAMED = "'{name}' is called '{wish}' now."
 LIBRARY_DELETED = "'{name}' is deleted."
+LIBRARY_DELETED_USED = "'{name}' is deleted. The Portrait tab used it, and uses the original model now."
 LIBRARY_RESTORED = "'{name}' is back."
 LIBRARY_MIX = "Mix"
 LIBRARY_MIX_HINT = "Give some a weight, for example 0.7 and 0.5; the mix is then chosen on the Portrait tab."
@@ -350,12 +367,14 @@ LIBRARY_IMPORTED = "'{name}' is in the library now."
 TAB_COMPARE = "Blind comparison"
 COMPARE_FIRST = "First contestant"
 COMPARE_SECOND = "Second contestant"
+FIELDS |= {"first": COMPARE_FIRST, "second": COMPARE_SECOND}
 COMPARE_BEGIN = "Draw the pairs"
 COMPARE_SESSION = "Go on with an earlier comparison"
 COMPARE_NONE = (
     "Two customizations draw the same portraits; you judge them without knowing which is which. "
-    "Begin on the left, or go on with an earlier comparison.")
-COMPARE_DRAWING = "Drawing pair {number} of {count}"
+    "Choose both and press 'Draw the pairs', or go on with an earlier comparison.")
+COMPARE_DRAWING = "Drawing the pairs"
+COMPARE_READY = "{ready} of {count} portraits are ready"
 COMPARE_LEFT = ", about {seconds} s left"
 COMPARE_PAIR = "Pair {number} of {count}: the portrait should gain '{target}'"
 COMPARE_DONE = "All pairs are answered"
@@ -365,6 +384,7 @@ COMPARE_NEXT = "Next pair"
 COMPARE_CSV = "Answers as CSV"
 COMPARE_OPEN = "one is still open; answer all three, 'No difference' is an answer, too"
 COMPARE_COUNT = "must be a whole number from 1 to {most} (got {value})"
+COMPARE_FEW = "there are fewer than two customizations of this model; teach one more, or import one in the Library"
 COMPARE_SAME = "both contestants are the same; choose two different ones"
 COMPARE_HEADS = ["Question", "{first} better", "{second} better", "No difference", "Rate of {first}", "95 % interval"]
 QUESTIONS = {
@@ -379,5 +399,16 @@ RESULTS_CHOICE = "Evaluation"
 RESULTS_PUBLISHED = "published"
 RESULTS_MINE = "mine"
 RESULTS_FIGURES = "Figures"
-RESULTS_HINT = "Press a number to see pictures that it was measured on: every method on the same seeds."
+RESULTS_BEHIND = "Behind the number"
+RESULTS_HINT = ("Press a number to see pictures that it was measured on. "
+                "By keyboard: Tab to a table, arrow keys to a number, Enter; Escape leads back to it.")
+RESULTS_OPEN = "show its pictures"
+RESULTS_FIGURE = "The pictures of this number are not on this computer; this figure shows the same evaluation."
+RESULTS_NO_PICTURES = "The pictures of this number are not on this computer; run 'python -m spf evaluate' with its configuration."
+RESULTS_PAIRS = "{method} · {target}"
+RESULTS_PAIRS_HINT = "Pairs that the number was measured on: the original left, the customized portrait right."
+RESULTS_BY_TARGET = "By target: "  # headings as the tables of `evaluate` have them
+RESULTS_BASE = "Base text alone"
 RESULTS_NONE = "No evaluation was found. 'python -m spf evaluate CONFIG' writes one."
+
+TABS = (TAB_PORTRAIT, TAB_INSPECT, TAB_TEACH, TAB_LIBRARY, TAB_COMPARE, TAB_RESULTS)  # in their order

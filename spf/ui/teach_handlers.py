@@ -252,20 +252,22 @@ def duration(seconds: float) -> str:
 
 
 def curve(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Every *_loss term over the steps, averaged over equal stretches, as a share of its first stretch.
+    """Every *_loss term over the steps, averaged over equal stretches, as a share of its first stretch in the stage.
 
-    The terms differ by orders of magnitude; as shares they can be read on one axis. Columns as strings.CURVE_*.
+    The terms differ by orders of magnitude, and their sum has others in each stage; as shares they can be read on one axis.
+    Columns as strings.CURVE_*.
     """
     width = max(1, (max((line["step"] for line in lines), default=0) + CURVE_POINTS) // CURVE_POINTS)
-    groups: dict[tuple[str, int], list[float]] = {}
+    groups: dict[tuple[str, str, int], list[float]] = {}
     for line in lines:
         for name in _terms(line):
-            groups.setdefault((strings.TERMS.get(name, name), line["step"] // width), []).append(line[name])
-    first: dict[str, float] = {}
+            group = strings.TERMS.get(name, name), line.get("stage", ""), line["step"] // width
+            groups.setdefault(group, []).append(line[name])
+    first: dict[tuple[str, str], float] = {}
     rows = [(0.0, None, term) for term in strings.TERMS.values()]  # a plot shows no term that its first data did not name
-    for (term, part), values in sorted(groups.items()):
+    for (term, stage, part), values in sorted(groups.items()):
         mean = float(np.mean(values))
-        rows.append((part * width + (width - 1) / 2, mean / (first.setdefault(term, mean) or 1.0), term))
+        rows.append((part * width + (width - 1) / 2, mean / (first.setdefault((term, stage), mean) or 1.0), term))
     frame = pd.DataFrame(rows, columns=[strings.CURVE_STEP, strings.CURVE_VALUE, strings.CURVE_TERM])
     return frame.astype({strings.CURVE_STEP: float, strings.CURVE_VALUE: float})
 

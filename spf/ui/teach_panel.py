@@ -14,7 +14,7 @@ from spf.ui import catalog, chips, dataset_handlers, generate_handlers, markup, 
 from spf.ui import teach_handlers as handlers
 from spf.ui.generate_panel import GeneratePanel
 from spf.ui.teach_handlers import FOLDER, RENDERED, UPLOADED, RunView, TeachForm, Watched
-from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, notice, told
+from spf.ui.wiring import DEVICE_QUEUE, QUIET, Group, fold, notice, told
 
 log = logging.getLogger(__name__)
 _PLACES = {
@@ -156,7 +156,7 @@ def _folder_fields() -> gr.Dropdown:
     """A set that is here already: its report, and its captions to be changed."""
     folder = gr.Dropdown([], label=strings.FOLDER, info=strings.FOLDER_HINT, filterable=False, elem_id="spf-folder")
     report = gr.HTML("", elem_id="spf-folder-report")
-    with gr.Accordion(strings.CAPTIONS, open=False):
+    with fold(strings.CAPTIONS):
         captions = gr.Dataframe(
             headers=strings.CAPTION_HEADERS, column_count=3, type="array", interactive=True, wrap=True, static_columns=[0],
             show_label=False, label=strings.CAPTIONS, buttons=[], max_height=320, elem_id="spf-captions")
@@ -191,7 +191,7 @@ def _upload_fields() -> tuple[gr.File, gr.Textbox, gr.Textbox, gr.Dataframe]:
     shared_base = gr.Textbox(
         strings.SHARED_BASE_DEFAULT, label=strings.SHARED_BASE, info=strings.SHARED_BASE_HINT, lines=2,
         elem_id="spf-shared-base")
-    with gr.Accordion(strings.TABLE, open=False):
+    with fold(strings.TABLE):
         gr.HTML(markup.quiet(strings.TABLE_HINT))
         table = gr.Dataframe(
             headers=strings.TABLE_HEADERS, column_count=2, type="array", interactive=True, wrap=True,

@@ -29,7 +29,7 @@ def theme() -> gr.themes.Base:
         input_background_fill="white", input_background_fill_dark="*neutral_900",
         input_border_color="*neutral_300", input_border_color_dark="*neutral_700", input_border_width="1px",
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_800",
         button_primary_border_color="*primary_700", button_primary_border_color_dark="*primary_700",
         button_secondary_background_fill="*neutral_200", button_secondary_background_fill_hover="*neutral_300",
         button_secondary_background_fill_dark="*neutral_800",

@@ -37,7 +37,8 @@ function drawSlot(slot) {
   select.disabled = found.length === 0;
   const pane = found.find((one) => one.name === chosen[key]);
   const image = slot.querySelector('img'), save = slot.querySelector('a'), note = slot.querySelector('.spf-pane-note');
-  image.hidden = save.hidden = !pane?.src;
+  image.hidden = !pane?.src;
+  save.hidden = image.hidden || pane.src.startsWith('data:image/jpeg');  // one that still grows
   note.textContent = pane ? (pane.note ?? '') : '';
   if (!pane?.src) return;
   if (image.getAttribute('src') !== pane.src) image.src = pane.src;

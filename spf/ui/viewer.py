@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ class Pane:
     title: str
     picture: Image.Image | Path
     note: str = ""
+    passing: bool = False  # seen for a moment only, while the portrait grows
+
+    @cached_property
+    def src(self) -> str:
+        return address(self.picture, self.passing)
 
 
 def viewer(elem_id: str) -> gr.HTML:
@@ -49,12 +55,12 @@ def viewer(elem_id: str) -> gr.HTML:
 
 
 def value(panes: Sequence[Pane]) -> dict[str, list[dict[str, Any]]]:
-    return {"panes": [{"name": pane.name, "title": pane.title, "src": address(pane.picture), "note": pane.note}
+    return {"panes": [{"name": pane.name, "title": pane.title, "src": pane.src, "note": pane.note}
                       for pane in panes]}
 
 
-def address(picture: Image.Image | Path) -> str:
+def address(picture: Image.Image | Path, passing: bool = False) -> str:
     """Where the browser finds a picture: a saved one by its file, which carries the settings; others inside the address."""
     if isinstance(picture, Path):
         return f"gradio_api/file={picture}"
-    return overlay.data_uri(picture)
+    return overlay.data_uri(picture, passing)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,22 @@ def script(name: str) -> str:
 def notice(elem_id: str, fields: Mapping[str, str]) -> gr.HTML:
     """Where `markup.problem` and `markup.report` are shown. A refusal appears beside its field, too.
 
-    `fields`: by the schema's name, the id of the component, with "accordion/" before it where it stands in one.
+    `fields`: by the schema's name, the id of the component, with "fold/" before it where it stands in one.
     """
     return gr.HTML("", js_on_load=script("notice.js"), elem_id=elem_id, fields=dict(fields))
+
+
+@contextmanager
+def fold(label: str, elem_id: str | None = None, expanded: bool = False) -> Iterator[None]:
+    """A part of a form under a button that shows and hides it.
+
+    Not gr.Accordion: that makes its fields when it is first opened, and writes what the page knows into them one frame later,
+    over what was typed in between.
+    """
+    button = f'<button type="button" aria-expanded="{str(expanded).lower()}">{escape(label)}</button>'
+    with gr.Column(elem_id=elem_id, elem_classes="spf-fold"):
+        gr.HTML(button, js_on_load=script("fold.js"), apply_default_css=False)
+        yield
 
 
 class Group:

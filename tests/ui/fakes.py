@@ -6,7 +6,8 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,17 @@ class FakeService:
                 if on_step:
                     growing = [Image.blend(Image.fromarray(noise), picture, (step + 1) / count)
                                for picture in (original, customized)]
-                    on_step(StepView(step, count, *growing, maps[-1]))
-        metrics = {"mean_absolute_difference": 0.031, "outside_sfcm": float("nan"), "clip_target_margin": 0.042}
+                    on_step(StepView(step, count, lambda growing=growing: tuple(growing), maps[-1]))
+        metrics = {"mean_absolute_difference": 0.031, "outside_sfcm": float("nan"), "clip_target_margin": 0.042,
+                   "sfcm_mean": float(np.mean([one.sfcm for one in maps])) if maps else 0.0}
         seconds = {"original": 2.1, "customized": 2.2, "maps": 0.6}
         return GenerationResult(request, original, customized, prompt, np.linspace(0, 0.4, len(prompt.phrases)), maps,
                                 metrics, seconds)
+
+    def generate_all(self, request: GenerationRequest, on_step=None, is_cancelled=lambda: False) -> Iterator[GenerationResult]:
+        """One seed after another, as where memory is short."""
+        for index, single in enumerate(request.one_by_one()):
+            yield self.generate(single, on_step and partial(on_step, index), is_cancelled)
 
     def _maps(self, step: int, count: int, phrases: int, targets: int) -> StepMaps:
         sfcm = self.map_of(step)
@@ -62,6 +69,28 @@ class FakeService:
         return StepMaps(step, 999 - 999 * step // count, blob(step), sfcm, np.stack([blob(i) for i in range(phrases)]),
                         np.stack([blob(i) for i in range(targets)]) if targets else np.zeros((0, GRID, GRID)),
                         np.stack([blob(i + 9) for i in range(phrases)]), ("8x8", "16x16"), layers)
+
+
+class TogetherService(FakeService):
+    """Draws `at_once` seeds in one batch: each is heard of at every step, and their results come at once."""
+
+    def __init__(self, at_once: int, seconds_per_step: float = 0.0):
+        super().__init__(seconds_per_step)
+        self.at_once = at_once
+
+    def generate_all(self, request: GenerationRequest, on_step=None, is_cancelled=lambda: False) -> Iterator[GenerationResult]:
+        waiting = list(enumerate(request.one_by_one()))
+        while waiting:
+            batch, waiting = waiting[:self.at_once], waiting[self.at_once:]
+            seen: list[list[StepView]] = [[] for _ in batch]
+            results = [self.generate(single, views.append) for (_, single), views in zip(batch, seen, strict=True)]
+            for step in zip(*seen, strict=True):
+                time.sleep(self.seconds_per_step)
+                if is_cancelled():
+                    raise Cancelled("Generation was cancelled.")
+                for (index, _), view in zip(batch, step, strict=True):
+                    on_step(index, view)
+            yield from results
 
 
 def blob(step: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from spf import config
 from spf.config import REPOSITORY
 from spf.ui import build, launch, strings
 
@@ -32,7 +33,7 @@ def test_exactly_the_designed_endpoints_are_public(demo):
 
 def test_events_that_run_the_model_share_one_queue(demo):
     running = [fn for fn in demo.fns.values() if fn.concurrency_id == "device"]
-    assert len(running) == 6 and all(fn.concurrency_limit == 1 for fn in running)
+    assert len(running) == 7 and all(fn.concurrency_limit == 1 for fn in running)
 
 
 def test_generate_waits_for_the_form_that_the_opening_page_fills(demo):
@@ -47,6 +48,12 @@ def test_every_text_of_the_page_comes_from_the_strings(demo):
     labels = {block.label for block in demo.blocks.values()
               if getattr(block, "label", None) and block.get_block_name() != "api"}
     assert labels and {label for label in labels if label not in known} == set()
+
+
+def test_the_keys_open_the_tabs_in_their_order(demo):
+    tabs = [block.label for block in demo.blocks.values() if block.get_block_name() == "tabitem"]
+    assert tabs == list(strings.TABS)
+    assert any(f"to {len(tabs)}: open a tab" in does for _, does in strings.KEYS)
 
 
 def test_the_launch_settings_keep_the_page_private(spf_home):
@@ -85,7 +92,7 @@ def test_the_api_through_the_real_client(client, service, spf_home):
 
     result = client.predict(base_text="a person", target_texts=["a winter hat"], seed=5, api_name="/generate")
     assert result["request"]["seed"] == 5 and result["request"]["num_inference_steps"] == 20
-    assert service.requests[0].guidance_scale == 4.0, "the model's own"
+    assert service.requests[0].guidance_scale == config.model_preset("pocket").guidance_scale, "the model's own"
     assert set(result["files"]) == {"original", "customized", "sfcm", "maps"}
     assert client.predict(api_name="/history")["results"][0]["request"] == result["request"]
 

@@ -7,11 +7,12 @@ import time
 from dataclasses import asdict, replace
 
 import fakes
+import numpy as np
 import pytest
 
 from spf.errors import CustomizationError
 from spf.generation.history import read_request
-from spf.generation.request import GenerationResult
+from spf.generation.request import GenerationResult, StepView
 from spf.method.phrases import join_prompt
 from spf.ui import generate_handlers as handlers
 from spf.ui import live, strings
@@ -47,6 +48,20 @@ def test_a_press_of_generate_is_busy_then_grows_then_ends(session, monkeypatch):
     assert "difference 3.1%" in screens[-1].status and "outside the SFCM n/a" in screens[-1].status
 
 
+def test_the_original_is_held_unless_the_gain_is_zero(service, session, spf_home):
+    run(service, session, FORM)
+    run(service, session, replace(FORM, hold=0))
+    assert [request.hold_gain for request in service.requests] == [2, 0] and service.requests[1].hold is None
+    assert [Form.of_request(request).hold for request in service.requests] == [2, 0]
+
+
+@pytest.mark.parametrize("share, hold, said", [(0.2, 2, False), (0.5, 2, True), (0.5, 0, False), (float("nan"), 2, False)])
+def test_a_style_that_is_cut_off_by_the_held_original_is_said_in_words(session, share, hold, said):
+    service = fakes.FakeService(map_of=lambda step: np.full((fakes.GRID, fakes.GRID), share))
+    status = run(service, session, replace(FORM, hold=hold))[-1].status
+    assert ("concerns 50% of the picture" in status) == said and strings.SEED_USED.format(seed=7) in status
+
+
 def test_several_seeds_are_one_step_with_a_grid_of_pairs(service, session, spf_home):
     screens = run(service, session, replace(FORM, pairs=3, scheduler="euler", width=64, height=""))
     assert [(request.seed, request.count) for request in service.requests] == [(7, 1), (8, 1), (9, 1)]
@@ -63,17 +78,58 @@ def test_a_batch_says_which_pair_grows_and_how_long_all_will_take(session, monke
     monkeypatch.setattr(live, "HERTZ", 1000)
     screens = run(fakes.FakeService(0.02), session, replace(FORM, pairs=2))
     words = [screen.status for screen in screens if screen.status and "Drawing" in screen.status]
-    assert "Pair 1 of 2. Drawing: step 2 of 10" in words[0] and any("Pair 2 of 2." in one for one in words)
+    assert "Drawing: step 2 of 10" in words[0] and "left" not in words[0], "how many are drawn together is not known yet"
+    assert "Pair 1 of 2. Drawing: step 4 of 10" in words[1] and " s left" in words[1]
+    assert any("Pair 2 of 2." in one for one in words)
+
+
+def test_seeds_of_one_batch_grow_together_and_all_results_are_kept(session, monkeypatch, spf_home):
+    monkeypatch.setattr(live, "HERTZ", 1000)
+    screens = run(fakes.TogetherService(3, 0.02), session, replace(FORM, pairs=5))
+    words = [screen.status for screen in screens if screen.status and "Drawing" in screen.status]
+    assert any("Pairs 1 to 3 of 5, together. Drawing: step 4 of 10" in one for one in words)
+    assert any("Pairs 4 to 5 of 5, together." in one for one in words)
+    assert [pair["label"] for pair in screens[-1].pairs["pairs"]] == [f"seed {seed}" for seed in range(7, 12)]
+    assert [screen.busy for screen in screens].count(False) == 1 and session.current.result.request.seed == 7
+    assert len(list((spf_home / "outputs").glob("*/*/customized.png"))) == 5
+
+
+def test_the_time_left_counts_all_seeds_of_the_batch():
+    look = live.Growing(StepView(4, 10, lambda: (None, None), None), first=0, together=4)
+    assert "about 3 s left" in handlers._progress(look, 4, 3.0) and "about 9 s left" in handlers._progress(look, 8, 3.0)
+
+
+def test_a_batch_that_is_cancelled_gives_back_the_batches_before(session):
+    screens = []
+    for screen in handlers.generate(fakes.TogetherService(2, 0.02), replace(FORM, pairs=6), session):
+        screens.append(screen)
+        if screen.pairs is not None and len(screen.pairs["pairs"]) == 2:
+            handlers.cancel(session)
+    assert strings.CANCELLED in screens[-1].notice and len(screens[-1].pairs["pairs"]) == 2
+    assert session.current.result.request.seed == 7 and screens[-1].busy is False
+
+
+def test_an_error_in_a_later_batch_leaves_the_earlier_ones_on_show(session):
+    class Breaks(fakes.FakeService):
+        def generate(self, request, *args, **kwargs):
+            if request.seed == 9:
+                raise CustomizationError("customization: is gone.")
+            return super().generate(request, *args, **kwargs)
+
+    screen = run(Breaks(), session, replace(FORM, pairs=4))[-1]
+    assert "Customization: is gone" in screen.notice and len(screen.pairs["pairs"]) == 2 and screen.busy is False
+    assert session.current is session.batch
 
 
 def test_a_cancelled_batch_keeps_what_is_drawn(session):
-    service = fakes.FakeService(0.02)
-    screens = []
-    for screen in handlers.generate(service, replace(FORM, pairs=5), session):
-        screens.append(screen)
-        if len(service.requests) == 2:
-            handlers.cancel(session)
-    screen = screens[-1]
+    class Cancels(fakes.FakeService):
+        def generate(self, request, *args, **kwargs):
+            if self.requests:
+                handlers.cancel(session)
+            return super().generate(request, *args, **kwargs)
+
+    service = Cancels()
+    screen = run(service, session, replace(FORM, pairs=5))[-1]
     assert strings.CANCELLED in screen.notice and len(screen.pairs["pairs"]) == 1 and len(service.requests) == 2
     assert session.current.result.request.seed == 7 and "difference 3.1%" in screen.status
 
@@ -105,6 +161,14 @@ def test_looking_differently_does_not_run_the_model(service, session):
         Look(opacity=0.2), Look(map="soft_map"), Look(map="target_maps:0", mean=False, step=2))]
     assert len(service.requests) == 1
     assert len({picture(screen, "overlay").tobytes() for screen in screens}) == 3
+
+
+def test_looking_differently_draws_no_comparison_anew(service, session):
+    run(service, session)
+    first, second = (handlers.redraw(session, Look(opacity=opacity)) for opacity in (0.2, 0.8))
+    assert second.pane("pollution") is first.pane("pollution") and second.pane("overlay") is not first.pane("overlay")
+    run(service, session, replace(FORM, seed="8"))
+    assert handlers.redraw(session, Look()).pane("pollution") is not first.pane("pollution")
 
 
 def test_the_chosen_look_holds_for_the_next_result(service, session):

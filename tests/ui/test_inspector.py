@@ -33,7 +33,7 @@ def test_every_map_of_every_step_is_there():
         "original_maps:0", "original_maps:1"]
     assert [one["step"] for one in payload["steps"]] == [1, 3, 5, 7, 9]
     assert np.abs(values_of(payload, "soft_map")[0] - fakes.blob(1)).max() <= 1 / 255
-    assert payload["npz"].endswith("maps.npz") and payload["messages"] == []
+    assert payload["npz"].endswith("maps.npz") and payload["messages"] == payload["remarks"] == []
 
 
 def test_every_phrase_is_there_by_group_of_layers_and_in_the_original_model():
@@ -91,6 +91,28 @@ def test_a_phrase_without_a_place_is_said():
             return made
 
     assert inspected(Flat())["messages"] == [strings.INSPECT_WEAK.format(name="a winter hat")]
+
+
+def test_abstract_phrases_are_named_in_one_sentence():
+    class Abstract(fakes.FakeService):
+        def _maps(self, *args):
+            made = super()._maps(*args)
+            made.target_maps[:] = 1 - fakes.blob(0)  # from 0 to 1 as every map of a phrase, high nearly everywhere
+            made.phrase_maps[0] = 1 - fakes.blob(0)
+            return made
+
+    assert inspected(Abstract())["remarks"] == [strings.INSPECT_SPREAD.format(names="'a person', 'a winter hat'")]
+
+
+def test_a_phrase_that_has_another_place_at_every_step_is_named():
+    class Wandering(fakes.FakeService):
+        def _maps(self, step, *args):
+            made = super()._maps(step, *args)
+            made.target_maps[:] = 0.0
+            made.target_maps[0, 3 * (step // 2):3 * (step // 2) + 3] = 1.0
+            return made
+
+    assert inspected(Wandering())["remarks"] == [strings.INSPECT_SPREAD.format(names="'a winter hat'")]
 
 
 def test_without_maps_or_a_result_there_is_nothing_to_show():

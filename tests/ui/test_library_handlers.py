@@ -58,3 +58,22 @@ def test_nothing_is_imported_without_a_file():
     with pytest.raises(InvalidInput, match="nothing is chosen"):
         handlers.bring_in(None, "")
     assert list((home() / "customizations").glob("*")) == []
+
+
+def test_where_there_is_none_of_ones_own_it_is_said_how_to_get_one():
+    for act in (lambda: handlers.delete(None), lambda: handlers.rename(None, "x")):
+        with pytest.raises(InvalidInput, match="none of your own yet; teach one"):
+            act()
+
+
+@pytest.mark.parametrize(("chosen", "value", "label"), [
+    ("turban", "turban", "turban"), ("gone", "", strings.NO_CUSTOMIZATION), (None, "", strings.NO_CUSTOMIZATION),
+    ("turban:0.5+winter-hat:0.5", "turban:0.5+winter-hat:0.5", "mix: turban:0.5+winter-hat:0.5"),
+    ("turban:0.5+gone:0.5", "", strings.NO_CUSTOMIZATION)])
+def test_the_choice_of_the_portrait_tab_stays_while_it_exists(mine, chosen, value, label):
+    choices, kept = catalog.kept_choice("pocket", chosen)
+    assert kept == value and {name: words for words, name in choices}[kept] == label
+
+
+def test_deleting_what_the_portrait_tab_uses_is_said(mine):
+    assert "uses the original model now" in handlers.delete("turban", "turban:0.5+winter-hat:0.5")[0]

@@ -67,6 +67,14 @@ def test_a_map_that_cannot_be_drawn_is_said_in_words_over_the_plain_portrait(val
     assert drawn.picture is shown.customized
 
 
+def test_a_map_in_which_no_place_stands_out_says_so(shown):
+    assert "no place stands out" not in maps.draw(shown, Look(map="target_maps:0")).caption
+    for one in shown.maps:
+        one.target_maps[:] = 1 - one.target_maps
+    drawn = maps.draw(shown, Look(map="target_maps:0"))
+    assert drawn.usable and "no place stands out" in drawn.caption
+
+
 def test_without_maps_the_remedy_is_named(service):
     shown = Shown.of_result(service.generate(REQUEST.model_copy(update={"map_steps": 0})))
     drawn = maps.draw(shown, Look())

@@ -189,6 +189,12 @@ def test_the_curve_shows_every_term_as_a_share_of_its_start():
     assert handlers.curve([])["share"].isna().all()
 
 
+def test_the_curve_begins_anew_with_a_stage_whose_sum_has_more_terms():
+    lines = [{"step": step, "stage": stage, "validation_loss": value}
+             for step, stage, value in ((0, "stage1", 0.04), (1, "stage1", 0.02), (2, "stage2", 0.8), (3, "stage2", 0.6))]
+    assert handlers.curve(lines).dropna()["share"].round(3).tolist() == [1.0, 0.5, 1.0, 0.75]
+
+
 def test_a_long_run_is_averaged_to_a_bounded_curve():
     curve = handlers.curve([{"step": step, "diff_loss": float(step % 2 + 1)} for step in range(10_000)]).dropna()
     assert len(curve) <= handlers.CURVE_POINTS + 1

@@ -37,12 +37,13 @@ def labels(session: Session) -> list[str]:
 
 def test_every_step_says_what_it_changed(draw, session):
     for form in (FORM, TURBAN, replace(TURBAN, targets=(Chip("a turban", 0.5), Chip("a winter hat"))),
-                 replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9)):
+                 replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9),
+                 replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9, hold=2.5)):
         screen = draw(form)
     assert labels(session) == [
         "a winter hat · seed 7", "+ a turban ×0.5", "order: a turban, a winter hat",
-        "− a winter hat, a turban ×1.5, seed 9"]
-    assert [step["current"] for step in screen.timeline["steps"]] == [False, False, False, True]
+        "− a winter hat, a turban ×1.5, seed 9", "hold 2.5"]
+    assert [step["current"] for step in screen.timeline["steps"]] == [False, False, False, False, True]
 
 
 def test_undo_redo_and_branch_bring_form_and_pictures(draw, session):
@@ -111,7 +112,8 @@ def test_a_step_whose_files_are_gone_is_said_and_the_rest_stays(draw, session):
     (first.folder / "result.json").unlink()
     form, screen = handlers.undo(session)
     assert form is None and strings.STEP_GONE in screen.notice and session.timeline.current() != first.step
-    assert show.looked_at(session).pane("change") is None
+    _, screen = handlers.reopen(Session(), session.timeline.key)
+    assert screen.pane("pollution") is not None and screen.pane("change") is None
 
 
 def test_a_deleted_customization_is_said_when_its_step_comes_back(draw, session):
