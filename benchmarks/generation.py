@@ -1,4 +1,4 @@
-"""Times one pair of portraits, what maps add, and what a swapped phrase costs: `python benchmarks/generation.py`.
+"""Times one pair of portraits, what maps and holding add, and what a swapped phrase costs: `python benchmarks/generation.py`.
 
 All variants run interleaved in one process; the figures are medians with the quartiles, and ratios of medians.
 """
@@ -16,7 +16,7 @@ import torch  # noqa: E402
 
 import spf  # noqa: E402, F401
 from spf import config  # noqa: E402
-from spf.config import GenerationRequest  # noqa: E402
+from spf.config import GenerationRequest, HoldConfig  # noqa: E402
 from spf.generation.service import GenerationService  # noqa: E402
 from spf.method.phrases import join_prompt  # noqa: E402
 
@@ -40,14 +40,15 @@ def main() -> None:
 
 
 def _pairs(service: GenerationService, request: GenerationRequest, repeat: int) -> dict:
-    """Seconds of a whole pair without maps, with 5 maps, with a map at every step, and of a swapped phrase."""
-    variants = {"pair": 0, "pair_5_maps": 5, "pair_every_map": request.num_inference_steps, "swap_5_maps": 5}
+    """Seconds of a whole pair without maps, with 5, with one at every step, with the original held, and of a swapped phrase."""
+    variants = {"pair": 0, "pair_5_maps": 5, "pair_every_map": request.num_inference_steps, "held_5_maps": 5, "swap_5_maps": 5}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     service.generate(request)
     for round_ in range(repeat):
         for name, map_steps in variants.items():
             seed = round_ if name == "swap_5_maps" else 1000 + round_ * 10 + list(variants).index(name)
-            varied = request.model_copy(update={"seed": seed, "map_steps": map_steps})
+            varied = request.model_copy(update={
+                "seed": seed, "map_steps": map_steps, "hold": HoldConfig() if name == "held_5_maps" else None})
             if name == "swap_5_maps":  # its original is known
                 service.generate(varied.model_copy(update={"target_texts": ("a turban",)}))
             started = time.perf_counter()
@@ -57,6 +58,7 @@ def _pairs(service: GenerationService, request: GenerationRequest, repeat: int) 
     return {
         "seconds": {name: _spread(values) for name, values in seconds.items()},
         "swap_over_pair": round(medians["swap_5_maps"] / medians["pair_5_maps"], 3),
+        "held_over_pair": round(medians["held_5_maps"] / medians["pair_5_maps"], 3),
     }
 
 

@@ -3,8 +3,9 @@
     python benchmarks/memory.py [--model pocket] [--batch 16] [--out FILE]
 
 Each option runs in a process of its own: the stages of spf/training/stages.py with AdamW, for three steps. Measured is how
-far the resident set grows at most after the models are loaded; predicted is what `doctor --plan` counts for that: Adam's
-moments and the step. Weights follow from the parameter counts; that loading them takes no more is not measured here.
+far the resident set grows at most after the models are loaded and one picture was stepped through, so that the code which
+libraries load at first use is there already; predicted is what `doctor --plan` counts for that: Adam's moments and the step.
+Weights follow from the parameter counts; that loading them takes no more is not measured here.
 
 Measured twice: with every tensor given back to the system when it dies (MALLOC_MMAP_THRESHOLD_), which is what is predicted,
 and as the C library does by default, which keeps holes between tensors.
@@ -31,7 +32,8 @@ from spf import config, plan  # noqa: E402
 from spf.backbones.checkpoints import load_backbone  # noqa: E402
 from spf.clip import Clip  # noqa: E402
 from spf.config import MethodConfig  # noqa: E402
-from spf.training.stages import DualPathStage, FineTuneStage  # noqa: E402
+from spf.data.batches import Examples  # noqa: E402
+from spf.training.stages import DualPathStage, FineTuneStage, Stage  # noqa: E402
 
 OPTIONS = (plan.Option(1, "full"), plan.Option(1, "cross"), plan.Option(1, "full", gradient_checkpointing=True),
            plan.Option(2, "cross"), plan.Option(2, "full"))
@@ -80,14 +82,20 @@ def measure(model: str, batch: int, option: plan.Option) -> int:
     empty = examples.base[[0]]
     stage = (FineTuneStage(response, empty) if option.stage == 1 else
              DualPathStage(reference, response, clip, MethodConfig(), empty))
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    take_steps(stage, examples[[0]], trained, 1)
     before = settled_resident()
-    for _ in range(STEPS):
+    take_steps(stage, examples, trained, STEPS)
+    return peak_resident() - before
+
+
+def take_steps(stage: Stage, examples: Examples, trained: list[torch.nn.Parameter], count: int) -> None:
+    """Steps of a new optimizer, which is gone at the end."""
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    for _ in range(count):
         losses, _ = stage.training_forward(examples, torch.Generator().manual_seed(0))
         sum(losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return peak_resident() - before
 
 
 def settled_resident() -> int:

@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, _served(home) as (url, ready), sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as home, served(home) as (url, ready), sync_playwright() as playwright:
         page = playwright.chromium.launch(executable_path=os.environ.get("SPF_CHROMIUM", "/usr/bin/chromium"),
                                           args=FLAGS).new_page()
         page.set_default_timeout(WAIT)
@@ -49,8 +49,7 @@ def main() -> None:
 def measure(page: Page, repeat: int) -> dict[str, float]:
     """Seconds to the first preview of a warm model, and ratios of what whole pairs, swaps and pairs without maps take."""
     page.locator("#spf-live input").uncheck()
-    page.locator("#spf-more > button").click()
-    page.wait_for_timeout(1000)  # its fields are made when it is first opened
+    page.locator("#spf-more button").first.click()
     pair(page, 0)  # the model is loaded by then
     seconds: dict[str, list[float]] = {"preview": [], "pair": [], "swap": [], "no_maps": []}
     for turn in range(1, repeat + 1):
@@ -106,7 +105,7 @@ def rewrite(page: Page, phrase: str) -> None:
 
 
 @contextmanager
-def _served(home: str) -> Iterator[tuple[str, float]]:
+def served(home: str) -> Iterator[tuple[str, float]]:
     """(address, seconds from the start to 'ready') of app.py over an empty data folder."""
     started = time.perf_counter()
     server = subprocess.Popen([sys.executable, "app.py", "--port", "7899"], cwd=REPOSITORY, stdout=subprocess.PIPE,
