@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import T5Tokenizer
 
 from spf.config import FlowPretrainConfig, parse
@@ -54,6 +54,19 @@ def test_from_nothing_to_a_folder_that_plain_diffusers_loads(flow_config, base, 
         TEXTS, None, None, do_classifier_free_guidance=False, max_sequence_length=24)
     torch.testing.assert_close(theirs[:, :77, :clip.shape[-1]], clip, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(their_pooled, pooled, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("qk_norm", ["rms_norm", None])
+def test_attention_written_out_is_that_of_diffusers(flow_config, qk_norm):
+    torch.manual_seed(0)
+    architecture = {**flow_config.denoiser.architecture, "qk_norm": qk_norm}
+    ours = flow.build(flow_config.denoiser.model_copy(update={"architecture": architecture}), flow_config.text_encoder_3, 300)
+    for parameter in ours.transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    theirs = SD3Transformer2DModel(**architecture)
+    theirs.load_state_dict(ours.transformer.state_dict())
+    inputs = (torch.randn(2, 4, 16, 16), torch.randn(2, 9, 48), torch.randn(2, 32), torch.tensor([10.0, 900.0]))
+    torch.testing.assert_close(ours.transformer(*inputs).sample, theirs(*inputs).sample, rtol=1e-4, atol=1e-4)
 
 
 def test_the_loss_falls(flow_config, base, tmp_path):
