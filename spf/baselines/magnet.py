@@ -55,7 +55,7 @@ def concepts(prompt: Prompt) -> list[Concept]:
     """The noun phrases of a prompt, in order; one that is another's attribute is left out."""
     spans = [*((span, False) for span in prompt.phrases), *((span, True) for span in prompt.targets)]
     found = [concept for span, certain in spans if (concept := concept_of(span, certain)) is not None]
-    return [one for one in found if not any(one.text in other.attribute for other in found if other is not one)]
+    return [one for one in found if not any(f" {one.text} " in f" {other.attribute} " for other in found if other is not one)]
 
 
 def concept_of(span: Phrase, certain: bool = False) -> Concept | None:

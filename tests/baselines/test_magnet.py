@@ -102,6 +102,8 @@ def test_noun_phrases_of_a_prompt():
 def test_a_phrase_inside_anothers_attribute_is_no_concept_of_its_own():
     found = concepts(join_prompt("hat, a red hat box", ["a mask"]))
     assert [concept.text for concept in found] == ["red hat box", "mask"]
+    found = concepts(join_prompt("hat, a chatty person", ["a cap"]))  # letters of a word are no word
+    assert [concept.text for concept in found] == ["hat", "chatty person", "cap"]
 
 
 def test_the_nouns_are_many_and_single(monkeypatch):
