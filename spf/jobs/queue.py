@@ -1,7 +1,7 @@
 """The queue of training jobs in `studio.sqlite`, and the one lease on each device. Needs no torch.
 
 Everything that must not happen twice is a constraint of the database: one active job per customization, one holder of
-a device. A process is known by its pid and the time it was created, so a later process with the same number is
+a device. A process is known by its pid and when it began, so a later process with the same number is
 nobody's; no process is ever signalled by what is written here.
 """
 
@@ -19,6 +19,7 @@ import psutil
 
 from spf.config import home
 from spf.errors import AlreadyUnderWay, TrainingError
+from spf.training.process import birth
 
 DEVICE = "device"  # where a job trains that names no other: one at a time
 _TABLES = """
@@ -44,16 +45,20 @@ class Holder:
     """A process that cannot be mistaken for a later one."""
 
     pid: int
-    created: float
+    created: float  # its `process.birth`
 
     @classmethod
     def this_process(cls) -> Holder:
-        return cls(os.getpid(), psutil.Process().create_time())
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """Raises psutil.NoSuchProcess."""
+        return cls(pid, birth(pid))
 
     def is_alive(self) -> bool:
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            return abs(birth(self.pid) - self.created) < 0.1 and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 

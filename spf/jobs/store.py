@@ -6,10 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from spf import library
 from spf.backbones.source import require_model
@@ -20,6 +19,8 @@ from spf.jobs import queue
 from spf.jobs.queue import Holder
 from spf.training.reports import require_reporter
 from spf.training.run_folder import FINAL_STATES, REQUESTS, RunFolder, RunStatus
+
+LEAVING = 5.0  # seconds for which a run that has told its end is waited for; it takes a fraction of one
 
 
 def runs_root() -> Path:
@@ -33,10 +34,11 @@ def runs() -> list[RunFolder]:
 
 
 def run(run_id: str) -> RunFolder:
-    """The run called `run_id`. Raises InvalidInput for an unknown one."""
-    known = {folder.id: folder for folder in runs()}
+    """The run called `run_id`. Raises InvalidInput for an unknown one, TrainingError for one whose status is damaged."""
+    known = {path.name: RunFolder(path) for path in runs_root().glob("*")}
     if run_id not in known:
-        raise InvalidInput("run", f"'{run_id}' does not exist; choose one from the list of runs")
+        raise InvalidInput("run", f"'{run_id}' does not exist; choose one of those that 'python -m spf jobs' lists")
+    known[run_id].status()
     return known[run_id]
 
 
@@ -69,6 +71,7 @@ def prepare(config: TrainConfig) -> RunFolder:
     Raises what `start` raises, and TrainingError while another run occupies the device; then nothing is written.
     """
     _check(config)
+    _let_leave()
     if (busy := active()) is not None:
         raise _busy(busy)
     folder = _add(config)
@@ -84,7 +87,7 @@ def enqueue(config: TrainConfig, device: str) -> RunFolder:
     Raises what `start` raises.
     """
     _check(config)
-    active()  # whoever died without a word must not stand in the way
+    _let_leave()
     return _add(config, device)
 
 
@@ -94,7 +97,7 @@ def start(config: TrainConfig) -> RunFolder:
     Raises DataError, ModelNotFound, or TrainingError while a run that teaches the same customization is not done.
     """
     _check(config)
-    active()  # whoever died without a word must not stand in the way
+    _let_leave()
     folder = _add(config)
     _launch_or_fail(folder)
     return folder
@@ -120,6 +123,7 @@ def resume(run_id: str, overrides: dict[str, Any] | None = None, launch: bool = 
 def enqueue_again(run_id: str, device: str, overrides: dict[str, Any] | None = None) -> RunFolder:
     """What `enqueue` does, for a run that ended early. Raises what `resume` raises."""
     folder = run(run_id)
+    _let_leave()
     state = status(folder).state
     if state not in FINAL_STATES or state == "completed":
         raise TrainingError(f"resume: the run {run_id} is {state}; only a run that ended early can go on.")
@@ -146,7 +150,7 @@ def ask(run_id: str, what: str) -> RunFolder:
 
 
 def cancel(run_id: str) -> RunFolder:
-    """Ask a run to stop; it does within two seconds. A run that has ended already is left as it is."""
+    """Ask a run to stop; it does within two seconds, whatever it is at. A run that has ended already is left as it is."""
     folder = run(run_id)
     if status(folder).state not in FINAL_STATES:
         folder.request_cancel()
@@ -167,6 +171,16 @@ def _settled(job: queue.Job) -> str:
         if not job.is_attended():
             queue.finish(job.id, "interrupted", "The folder of this run is gone or damaged.", job.exit_code, "")
         return "interrupted"
+
+
+def _let_leave() -> None:
+    """Who died without a word must not stand in the way of the next run; nor who has told its end and is about to leave the
+    queue, since whoever starts the next run may have waited for just that."""
+    end = time.monotonic() + LEAVING
+    while any(_settled(job) in FINAL_STATES and queue.job(job.id).active for job in queue.jobs() if job.active):
+        if time.monotonic() > end:
+            return
+        time.sleep(0.05)
 
 
 def _check(config: TrainConfig) -> None:
@@ -232,7 +246,7 @@ def _launch_or_fail(folder: RunFolder) -> None:
         folder.write_status(failed)
         queue.finish(folder.id, failed.state, failed.message, None, "")
         raise TrainingError(f"The training process could not be started ({error}); free some memory and try again.") from None
-    worker = Holder(process.pid, psutil.Process(process.pid).create_time())
+    worker = Holder.of(process.pid)
     queue.attend(folder.id, worker)  # it says so itself, once it has started; this is for one that does not get so far
 
 

@@ -22,7 +22,7 @@ from spf.jobs.queue import Holder
 from spf.training.run_folder import FINAL_STATES, RunFolder, RunStatus
 
 POLL = 0.1  # seconds
-GRACE = 1.0  # seconds that a child has to stop by itself once it is asked to
+GRACE = 0.6  # seconds that a child has to stop by itself once it is asked to; it looks 10 times a second, once it is loaded
 WORK = 0.01  # of the time that a child must compute to count as working
 SILENCE = 600.0  # seconds without a word and without work after which a child is thought to hang
 

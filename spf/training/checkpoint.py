@@ -134,8 +134,9 @@ def save(run: Path, position: Position, weights: Mapping[str, Tensor], optimizer
         replace_folder(staged, target)  # a resumed run may come by a step again
         sync(run)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(staged, ignore_errors=True)
         raise _write_error(target, error) from error
+    finally:  # also when it is called off
+        shutil.rmtree(staged, ignore_errors=True)
     _thin_out(run, keep)
     return target
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,7 @@ from spf.config import ModelPreset, StageConfig, TrainConfig
 from spf.data.batches import Examples
 from spf.data.records import Record, read_training_set
 from spf.errors import Cancelled, DiskFull, Paused, SpfError, TrainingError
-from spf.files import is_disk_full
+from spf.files import is_disk_full, sync
 from spf.library import Customization, CustomizationCard
 from spf.method.phrases import join_prompt
 from spf.training import checkpoint, identity
@@ -35,6 +36,7 @@ from spf.training.preview import Preview
 from spf.training.reports import reporter, require_reporter
 from spf.training.run_folder import RunFolder, RunStatus
 from spf.training.stages import DualPathStage, FineTuneStage, Stage
+from spf.training.stopping import stopped_when
 
 Stages = list[tuple[Stage, StageConfig]]
 MakeStages = Callable[[TrainConfig, Backbone, Backbone, Clip], Stages]
@@ -120,7 +122,9 @@ class Run:
         """Train and write the customization. Whatever happens, the status ends in one final state."""
         self.status = RunStatus.of_this_process("running").model_copy(update={"started": self.folder.status().started})
         try:
-            written = self._train()
+            with self._stopped_when_cancelled():
+                learned = self._train()
+            written = self._written(*learned)
         except Paused as error:
             self._end("paused", str(error))
             raise
@@ -149,7 +153,12 @@ class Run:
                                  f"train_batch_size ({str(error).splitlines()[0] if str(error) else 'out of memory'}).")
         return None
 
-    def _train(self) -> Customization:
+    def _stopped_when_cancelled(self) -> AbstractContextManager[None]:
+        """One process among several would leave the others waiting for it: those look together, between two steps."""
+        return stopped_when(self.folder.cancel_requested) if process_count() == 1 else nullcontext()
+
+    def _train(self) -> tuple[ModelPreset, list[Record], Backbone, Backbone]:
+        """What `_written` takes."""
         self._write_status()
         require_reporter(self.config.report_to)
         for stage in self.config.trained_stages():
@@ -172,7 +181,7 @@ class Run:
         stages = self.make_stages(self.config, reference, response, clip)
         self._identity = identity.identity(self.config, preset, records, self.accelerator.num_processes)
         self._run_stages(stages, reference, clip, examples, preview, resumed)
-        return self._written(preset, records, reference, response)
+        return preset, records, reference, response
 
     def _response(self, reference: Backbone, preset: ModelPreset, resumed: Checkpoint | None) -> Backbone:
         self._own = own_tensors(self.config, preset, reference, resumed)
@@ -270,14 +279,17 @@ class Run:
             reference.encode_prompts([join_prompt("a", [target])])
 
     def _written(self, preset: ModelPreset, records: list[Record], reference: Backbone, response: Backbone) -> Customization:
-        """The customization, read back from the disk before the run is called complete."""
+        """The customization, on the disk and read back. Only then the checkpoints go, and the run is called complete."""
         if self._writes:
             tensors = checkpoints.changed_tensors(reference.denoiser.state_dict(), response.denoiser.state_dict())
-            checkpoints.save_customization(self._card(preset, records), tensors)
-            checkpoint.remove_all(self.folder.path)
+            saved = checkpoints.save_customization(self._card(preset, records), tensors)
+            for path in (*saved.folder.iterdir(), saved.folder, saved.folder.parent):
+                sync(path)
         self.accelerator.wait_for_everyone()
         written = checkpoints.customization(self.config.name, preset)
         written.tensors()
+        if self._writes:
+            checkpoint.remove_all(self.folder.path)
         return written
 
     def _card(self, preset: ModelPreset, records: list[Record]) -> CustomizationCard:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import yaml
 from PIL import Image
 from pydantic import Field
 
 from spf.config import Schema, TrainConfig, load_yaml, parse
 from spf.errors import SpfError, TrainingError
+from spf.files import sync
+from spf.training.process import birth
 
 State = Literal["queued", "running", "paused", "completed", "failed", "cancelled", "interrupted"]
 FINAL_STATES = ("paused", "completed", "failed", "cancelled", "interrupted")  # no process works on the run any more
@@ -39,13 +40,12 @@ class RunStatus(Schema):
     updated: float = Field(default_factory=time.time)
     eta: float | None = None  # seconds left; None while unknown
     pid: int | None = None
-    pid_created: float | None = None  # tells a process from a later one with the same pid
+    pid_created: float | None = None  # its `process.birth`
     message: str = ""  # why it failed, or which customization was written
 
     @classmethod
     def of_this_process(cls, state: State) -> RunStatus:
-        process = psutil.Process()
-        return cls(state=state, pid=process.pid, pid_created=process.create_time())
+        return cls(state=state, pid=os.getpid(), pid_created=birth(os.getpid()))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RunFolder:
         return folder
 
     def write_config(self, config: TrainConfig) -> None:
-        _replace(self.path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        _replace(self.path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), durably=True)
 
     def config(self) -> TrainConfig:
         """Raises InvalidInput naming the file if it is missing or damaged."""
@@ -92,7 +92,8 @@ class RunFolder:
             raise TrainingError(f"run: {path} is missing or damaged; delete the folder of this run.") from None
 
     def write_status(self, status: RunStatus) -> None:
-        _replace(self.path / "status.json", status.model_copy(update={"updated": time.time()}).model_dump_json(indent=2))
+        text = status.model_copy(update={"updated": time.time()}).model_dump_json(indent=2)
+        _replace(self.path / "status.json", text, durably=status.state in FINAL_STATES)
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -174,7 +175,10 @@ def _read_line(line: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, text: str, durably: bool) -> None:
+    """`durably`: on the disk before it takes the place of what was there. Too slow for what is written at every step."""
     staged = path.with_name(path.name + ".partial")
     staged.write_text(text, encoding="utf-8")
+    if durably:
+        sync(staged)
     os.replace(staged, path)

@@ -17,7 +17,7 @@ print("the trainer says hello", flush=True)
 path = os.path.join(folder, "status.json")
 status = json.load(open(path))
 stat = open("/proc/self/stat").read().rsplit(")", 1)[1].split()
-boot = next(float(line.split()[1]) for line in open("/proc/stat") if line.startswith("btime"))
+boot = int(open("/proc/sys/kernel/random/boot_id").read().replace("-", ""), 16) % 10**5 * 10**8
 status |= {"pid": os.getpid(), "pid_created": boot + int(stat[19]) / os.sysconf("SC_CLK_TCK"), "step": 3, "total_steps": 9,
            "state": "running", "message": ""}
 def write(**changes):
@@ -36,6 +36,7 @@ asked = lambda what: os.path.exists(os.path.join(folder, what))
 while not (asked("cancel") or asked("pause")):
     time.sleep(0.02)
 write(state="cancelled" if asked("cancel") else "paused", message="as asked")
+if behaviour == "leaves late": time.sleep(1.5)
 """
 
 WORKER = """

@@ -16,6 +16,7 @@ from spf import config
 from spf.errors import DataError, InvalidInput, ModelNotFound, ResumeRefused, TrainingError
 from spf.jobs import queue, store
 from spf.jobs.queue import Holder
+from spf.training import process as training_process
 from spf.training.run_folder import RunStatus
 from tests.processes import SERVER, process
 
@@ -195,6 +196,32 @@ def test_pausing_and_resuming(settings, workers):
         store.ask(folder.id, "stop")
 
 
+@pytest.mark.parametrize("again", [
+    lambda settings, run: store.start(settings), lambda settings, run: store.prepare(named(settings, "cap")),
+    lambda settings, run: store.resume(run.id)], ids=["the same", "another", "resumed"])
+def test_whoever_saw_a_run_end_may_start_the_next_at_once(settings, workers, monkeypatch, again):
+    """Its process has told that it is paused, but it and its worker are still there."""
+    monkeypatch.setattr(store, "LEAVING", 60.0)
+    workers.behaviour = "leaves late"
+    folder = running(settings)
+    store.ask(folder.id, "pause")
+    until(lambda: state(folder) == "paused")
+    assert queue.job(folder.id).active and queue.holding() == folder.id
+    assert again(settings, folder).status().state in ("queued", "running")
+
+
+def test_a_run_that_ends_and_never_leaves_is_not_waited_for_for_ever(settings, monkeypatch):
+    monkeypatch.setattr(store, "LEAVING", 0.2)
+    folder = store.prepare(settings)
+    with subprocess.Popen(["sleep", "600"]) as attending:
+        queue.attend(folder.id, Holder.of(attending.pid))
+        folder.write_status(RunStatus.of_this_process("paused"))
+        with pytest.raises(TrainingError, match="already under way"):
+            store.start(settings)
+        attending.kill()
+    assert store.prepare(settings).id != folder.id
+
+
 def test_a_run_that_cannot_go_on_is_refused_before_it_is_queued(settings, workers, monkeypatch):
     folder = running(settings)
     store.cancel(folder.id)
@@ -224,6 +251,35 @@ def test_a_later_process_with_the_same_number_is_not_mistaken_for_the_run(settin
     assert state(folder) == "interrupted" and psutil.pid_exists(mine.pid), "and nobody was harmed"
     queue.add("next", "cap", Holder.this_process())
     assert queue.acquire("next", Holder.this_process())
+
+
+def test_a_clock_that_is_set_makes_nobody_somebody_else(settings, monkeypatch):
+    """A laptop that wakes up, or a server that finds the network's time: psutil's time of the boot moves with the clock."""
+    folder = store.prepare(settings)
+    folder.write_status(RunStatus.of_this_process("running"))
+    boot, before = psutil.boot_time(), psutil.Process().create_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot + 3600)
+    assert psutil.Process().create_time() == pytest.approx(before + 3600, abs=1)
+    assert state(folder) == "running" and queue.holding() == folder.id
+    with pytest.raises(TrainingError, match="already under way"):
+        store.prepare(named(settings, "cap"))
+
+
+def test_a_process_of_an_earlier_boot_is_gone(monkeypatch, tmp_path):
+    mine = Holder.this_process()
+    assert mine.is_alive()
+    (tmp_path / "boot_id").write_text("6a1f2c04-91d3-4f0e-8f43-0d6ae4a1c9b7\n")
+    monkeypatch.setattr(training_process, "_BOOT_ID", tmp_path / "boot_id")
+    training_process._boot.cache_clear()
+    assert not mine.is_alive() and Holder.this_process().is_alive()
+    (tmp_path / "boot_id").unlink()  # a system that does not name its boots
+    training_process._boot.cache_clear()
+    assert not mine.is_alive() and Holder.this_process() == Holder(mine.pid, psutil.Process().create_time())
+    monkeypatch.undo()
+    training_process._boot.cache_clear()
+    assert mine.is_alive()
+    with pytest.raises(psutil.NoSuchProcess):
+        Holder.of(4_123_456)
 
 
 def test_a_number_that_no_process_has_is_interrupted(settings):
@@ -306,6 +362,8 @@ def test_a_damaged_run_hides_only_itself(settings):
     bad = store.prepare(settings)
     (bad.path / "status.json").write_text("{")
     assert [run.id for run in store.runs()] == [good.id] and store.active() is None
+    with pytest.raises(TrainingError, match=f"{bad.id}/status.json is missing or damaged"):
+        store.run(bad.id)
 
 
 def test_a_job_whose_folder_was_deleted_does_not_stand_in_the_way(settings):

@@ -1,5 +1,7 @@
 """A whole run on the tiny model: pictures in, a customization out that generation uses; or a final state that says why not."""
 
+import time
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -12,7 +14,7 @@ from spf.data.writer import write_folder
 from spf.errors import Cancelled, CustomizationError, DataError, DiskFull, InvalidInput, ModelNotFound, TrainingError
 from spf.generation.service import GenerationService
 from spf.pocket.dataset import render_folder
-from spf.training import checkpoint, preview
+from spf.training import checkpoint, loop, preview
 from spf.training import run as run_module
 from spf.training.run import Run
 from spf.training.run_folder import RunFolder
@@ -172,6 +174,51 @@ def test_cancelling_through_the_folder(make_run, spf_home):
     with pytest.raises(Cancelled):
         run.execute()
     assert run.folder.status().state == "cancelled" and left_over(spf_home) == []
+
+
+@pytest.mark.parametrize("where, name", [
+    (checkpoints, "load_backbone"), (run_module, "prepare"), (run_module.Preview, "__call__"), (loop._Training, "_validate"),
+    (loop._Training, "_update"), (checkpoint, "save")])
+def test_cancelling_does_not_wait_for_what_is_under_way(make_run, spf_home, monkeypatch, where, name):
+    """While it loads, encodes, draws, validates, in the middle of a step, and while it saves."""
+    run, begun = make_run(stage="1", sample_every=1, checkpoint_every=1), []
+
+    def takes_for_ever(*_args, **_options):
+        run.folder.request_cancel()
+        begun.append(time.monotonic())
+        time.sleep(300)
+
+    monkeypatch.setattr(where, name, takes_for_ever)
+    with pytest.raises(Cancelled):
+        run.execute()
+    assert len(begun) == 1 and time.monotonic() - begun[0] < 60
+    assert run.folder.status().state == "cancelled" and left_over(spf_home) == []
+
+
+def test_a_customization_is_on_the_disk_and_read_back_before_the_checkpoints_go(make_run, monkeypatch):
+    run, order = make_run(stage="1", stage1__max_train_steps=1), []
+
+    def note(what, function):
+        return lambda *args: (order.append((what, *args[:1])), function(*args))[1]
+
+    monkeypatch.setattr(run_module, "sync", note("sync", run_module.sync))
+    monkeypatch.setattr(library.Customization, "tensors", note("read", library.Customization.tensors))
+    monkeypatch.setattr(checkpoint, "remove_all", note("remove", checkpoint.remove_all))
+    folder = run.execute().folder
+    assert {path for what, path in order if what == "sync"} >= {
+        folder / "weights.safetensors", folder / "customization.json", folder, folder.parent}
+    assert list(dict.fromkeys(what for what, _ in order)) == ["sync", "read", "remove"]
+
+
+def test_a_customization_that_cannot_be_read_back_costs_no_checkpoint(make_run, monkeypatch):
+    def damaged(self):
+        raise CustomizationError("customization: it cannot be read")
+
+    monkeypatch.setattr(library.Customization, "tensors", damaged)
+    run = make_run(stage="1", stage1__max_train_steps=1)
+    with pytest.raises(CustomizationError):
+        run.execute()
+    assert run.folder.status().state == "failed" and checkpoint.steps(run.folder.path) == [1]
 
 
 def test_weights_that_are_no_numbers_are_not_saved(make_run, spf_home, monkeypatch):
