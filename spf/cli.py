@@ -149,10 +149,12 @@ def _guide(method: str | None, assignments: list[str]) -> dict[str, Any] | None:
 
 @app.command()
 def train(
-    data: Annotated[str | None, typer.Option(help="Folder of pictures with metadata.jsonl.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of pictures and their texts; see docs/data.md.")] = None,
+    target: Targets = [],  # noqa: B006
+    base_text: BaseText = "",
     name: Annotated[str | None, typer.Option(help="Name of the customization to write.")] = None,
     model: Annotated[str | None, typer.Option(help="Model preset of configs/models; the preset's if left out.")] = None,
-    preset: Annotated[str, typer.Option(help="Training preset of configs/training.")] = "quick",
+    preset: Annotated[str | None, typer.Option(help="Training preset of configs/training; quick if left out.")] = None,
     stage: Annotated[str | None, typer.Option(help="both, 1 or 2; the preset's if left out.")] = None,
     method: Annotated[str | None, typer.Option(help="spf (the default), standard, lora, adalora or tokencompose.")] = None,
     initial_customization: Annotated[str | None, typer.Option(help="What to start from; the original is the reference.")] = None,
@@ -170,9 +172,11 @@ def train(
     from spf import config
     from spf.training.run_folder import RunFolder
 
+    _refuse_beside_resume(resume, dry_run, preset)
     chosen = _device(device)
-    given = {"model": _model(model), "data": _absolute(data), "name": name, "stage": stage, "recipe": method,
-             "report_to": report_to, "initial_customization": initial_customization}
+    given = {"model": _model(model), "data": _absolute(data), "target_texts": tuple(target) or None, "stage": stage,
+             "base_text": base_text or None, "name": name, "recipe": method, "report_to": report_to,
+             "initial_customization": initial_customization}
     given = {key: value for key, value in given.items() if value is not None} | config.parse_assignments(assignments)
     if run is not None:
         from spf.jobs.foreground import train_for_worker
@@ -185,7 +189,7 @@ def train(
 
         folder, written = foreground.train_here(lambda: store.resume(Path(resume).name, given, launch=False), chosen)
     else:
-        settings = config.train_config(preset, {"data": None, "name": None} | given)
+        settings = config.train_config(preset or "quick", {"data": None, "name": None} | given)
         if dry_run:
             return _dry_run(settings, chosen, as_json)
         from spf.jobs import store
@@ -204,6 +208,13 @@ def train(
         return
     _report({"customization": written.card.model_dump(), "folder": str(written.folder), "run": folder.id}, as_json,
             f"Customization '{written.card.name}' is written to {written.folder}.")
+
+
+def _refuse_beside_resume(resume: str | None, dry_run: bool, preset: str | None) -> None:
+    """What would be passed over without a word."""
+    for option in ["--dry-run"] * dry_run + ["--preset"] * (preset is not None):
+        if resume is not None:
+            raise InvalidInput(option, "does not go with --resume, which takes up the settings of the run; leave it out")
 
 
 def _dry_run(settings: Any, device: Any, as_json: bool) -> None:

@@ -214,7 +214,25 @@ def test_a_run_that_is_not_there_is_bad_input_to_every_verb(spf, spf_home, verb,
     status, out, err = spf(*verb, run)
     assert (status, out) == (2, "") and not spf_home.exists()
     named = Path(run).name if "resume" in verb[-1] else run
-    assert err == f"error: run: '{named}' does not exist; choose one from the list of runs\n"
+    assert err == f"error: run: '{named}' does not exist; choose one of those that 'python -m spf jobs' lists\n"
+
+
+@pytest.mark.parametrize("option", [("--dry-run",), ("--preset", "paper")])
+def test_what_a_resumed_run_would_pass_over_is_refused(spf, spf_home, option):
+    status, out, err = spf("train", "--resume", "20260101-000000-hat", *option)
+    assert (status, out) == (2, "") and err.startswith(f"error: {option[0]}: does not go with --resume") and not spf_home.exists()
+
+
+def test_captions_are_split_by_the_target_that_train_is_given(spf, picture_folder, tmp_path, monkeypatch):
+    """The same option as of 'dataset check', which is what the report names."""
+    (captioned := tmp_path / "captioned").mkdir()
+    for picture in picture_folder.glob("*.png"):
+        (captioned / picture.name).write_bytes(picture.read_bytes())
+        (captioned / picture.name).with_suffix(".txt").write_text("a person in a winter hat, at sea")
+    status, _, err = train(spf, "--data", str(captioned), "--name", "hat", "--stage", "1")
+    assert status == 2 and "name them with --target" in err
+    status, out, _ = train(spf, "--data", str(captioned), "--name", "hat", "--stage", "1", "--target", "a winter hat", "--json")
+    assert status == 0 and json.loads(out)["customization"]["phrases"] == ["a winter hat"]
 
 
 def test_a_dry_run_measures_and_writes_nothing(spf, picture_folder, spf_home):
