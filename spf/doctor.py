@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from spf import clip, library
-from spf.backbones import source
+from spf.backbones import loading, source
 from spf.backbones.sizes import CLIP_BYTES, published_bytes
 from spf.config import REPOSITORY, ModelPreset, home, model_preset, model_presets
 from spf.errors import SpfError
@@ -74,7 +74,7 @@ def _state(name: str) -> tuple[str, str | None]:
         preset = model_preset(name)
         if source.is_hub_id(preset.pretrained_model_name_or_path) and not source.is_downloaded(preset):
             return f"not downloaded: {to_download(preset)}", None
-        source.require_model(preset)
+        loading.require_whole(preset, source.require_model(preset))
     except SpfError as error:
         return "missing", f"model '{name}': {str(error).removeprefix('model: ')}"
     if (problem := clip.missing(preset.clip)) is not None:

@@ -52,10 +52,13 @@ class Option:
     bf16: bool = False
     gradient_checkpointing: bool = False
     tiny_autoencoder: bool = False
+    shared: bool = False  # both paths share what is not trained, as they do after a first stage that trained no more than that
+    reference_bf16: bool = False  # the reference path's pass alone
 
     def __str__(self) -> str:
-        extras = [name for name, on in (("gradient checkpointing", self.gradient_checkpointing),
-                                        ("tiny autoencoder", self.tiny_autoencoder)) if on]
+        extras = [name for name, on in (
+            ("gradient checkpointing", self.gradient_checkpointing), ("tiny autoencoder", self.tiny_autoencoder),
+            ("one backbone", self.shared), ("reference in bf16", self.reference_bf16)) if on]
         return ", ".join([f"stage {self.stage}", f"{self.trainable} trainable", "bf16" if self.bf16 else "fp32", *extras])
 
 
@@ -65,8 +68,8 @@ def ladder() -> list[Option]:
     return [first, replace(first, trainable="cross"), replace(first, bf16=True), replace(first, gradient_checkpointing=True),
             replace(first, trainable="cross", bf16=True, gradient_checkpointing=True),
             second, replace(second, trainable="full"), replace(second, bf16=True), replace(second, gradient_checkpointing=True),
-            replace(second, tiny_autoencoder=True),
-            replace(second, bf16=True, gradient_checkpointing=True, tiny_autoencoder=True)]
+            replace(second, tiny_autoencoder=True), replace(second, shared=True), replace(second, reference_bf16=True),
+            replace(second, bf16=True, gradient_checkpointing=True, tiny_autoencoder=True, shared=True)]
 
 
 def plan(preset: ModelPreset, batch: int, resolution: int | None = None) -> dict[str, Any]:
@@ -83,11 +86,13 @@ def plan(preset: ModelPreset, batch: int, resolution: int | None = None) -> dict
 
 def as_text(predicted: dict[str, Any]) -> str:
     counts = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in predicted["parameters"].items())
+    width = max(len(row["option"]) for row in predicted["options"])
     lines = [f"{predicted['model']} at {predicted['resolution']} px, batch {predicted['batch']}: peak memory in GB",
-             f"parameters: {counts}", f"{'':62}{'peak':>8}{'8-bit Adam':>12}{'offload':>9}{'both':>8}"]
-    lines += [f"{row['option']:62}{row['peak_gb']:8.2f}{row['adam_8bit_gb']:12.2f}{row['offload_gb']:9.2f}{row['both_gb']:8.2f}"
-              for row in predicted["options"]]
+             f"parameters: {counts}", f"{'':{width}}{'peak':>8}{'8-bit Adam':>12}{'offload':>9}{'both':>8}"]
+    lines += [f"{row['option']:{width}}{row['peak_gb']:8.2f}{row['adam_8bit_gb']:12.2f}{row['offload_gb']:9.2f}"
+              f"{row['both_gb']:8.2f}" for row in predicted["options"]]
     return "\n".join([*lines, "offload: text encoders, and what a stage does not use, wait in main memory",
+                      "one backbone: both paths share what is not trained, as after a first stage that trained no more either",
                       "tensors alone: libraries take about 0.6 GB, and an allocator that keeps holes up to 1.5 times a step"])
 
 
@@ -102,14 +107,14 @@ def _peaks(preset: ModelPreset, option: Option, batch: int, side: int) -> dict[s
 def predict(preset: ModelPreset, option: Option, batch: int, side: int) -> dict[str, float]:
     """Bytes: all weights in memory, Adam's moments, the step's own peak, and those weights that 'offload' puts elsewhere.
 
-    A first stage that trains only cross-attention shares the rest of the denoiser with the reference.
+    A first stage that trains only cross-attention shares the rest of the denoiser with the reference; a second one if `shared`.
     """
     counts, width = parameter_counts(preset), DTYPES[preset.dtype].itemsize
     denoiser = DENOISER[preset.family]
     encoders = sum(count for name, count in counts.items() if name.startswith("text_encoder"))
     with fake_step(preset, option, batch, side) as (run, trained):
         step = run()
-    shares = option.stage == 1 and option.trainable == "cross"
+    shares = option.shared or (option.stage == 1 and option.trainable == "cross")
     response = trained if shares else counts[denoiser]
     unused = width * encoders
     if option.stage == 1:
@@ -193,7 +198,7 @@ def fake_step(preset: ModelPreset, option: Option, batch: int, side: int):
     for network in (*networks.values(), clip.model):
         become_fake(network, mode)
     reference = backbone_of(preset, networks)
-    response = reference.fork()
+    response = reference.fork({name for name, _ in reference.trainable_parameters(option.trainable)} if option.shared else None)
     with mode:
         for _, parameter in response.trainable_parameters(option.trainable):
             parameter.requires_grad_(True)
@@ -202,7 +207,7 @@ def fake_step(preset: ModelPreset, option: Option, batch: int, side: int):
         batch_of = examples(response, clip, batch, side)
         empty = batch_of.base[[0]]
         stage: Stage = (FineTuneStage(response, empty) if option.stage == 1 else
-                        DualPathStage(reference, response, clip, MethodConfig(), empty))
+                        DualPathStage(reference, response, clip, MethodConfig(), empty, reference_bf16=option.reference_bf16))
         modules = (reference.denoiser, response.denoiser, reference.vae, clip.model)
         weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         trained = sum(parameter.numel() for parameter in response.denoiser.parameters() if parameter.requires_grad)

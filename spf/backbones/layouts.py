@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ _SUPPORTED = "use a Stable Diffusion 1.x or 3.5-medium model"
 _NOT_SUPPORTED = f"which is not supported; {_SUPPORTED}"
 MAX_CONFIG = 16 << 20  # bytes; the longest that models have, a tokenizer's vocabulary, take 4 MB
 MAX_REPEATS, MAX_WIDTH = 1000, 1 << 20  # layers of a network, and any other number in its configuration
+# AutoencoderTiny writes a setting of its own into its configuration, and diffusers complains of it when it reads that again
+logging.getLogger("diffusers.configuration_utils").addFilter(lambda record: "block_out_channels" not in record.getMessage())
 _OTHER_DENOISERS = {"FluxTransformer2DModel": "FLUX", "PixArtTransformer2DModel": "PixArt"}
 
 

@@ -28,6 +28,7 @@ from spf.backbones import single_file
 from spf.backbones.base import Backbone
 from spf.backbones.headers import Header, read_header
 from spf.backbones.layouts import CLIP_G_PREFIX, CLIP_L_PREFIX, DENOISER, read_architecture, read_config
+from spf.backbones.matching import require_latents, require_texts
 from spf.backbones.mmdit import MMDiTBackbone
 from spf.backbones.single_file import empty_model, plain_text_names, require_fitting, unusable_config
 from spf.backbones.source import PUBLISHED, parts, require_model, separate_encoders, tiny_vae_folder, weight_files
@@ -82,8 +83,9 @@ def require_whole(preset: ModelPreset, path: Path) -> None:
         for part in parts(path):
             if not part.startswith(("tokenizer", "scheduler")) and not (part == "vae" and preset.vae):
                 _require_component(path / part, preset)
-    if preset.vae:
-        _require_other_vae(preset)
+        require_texts(path, preset.family)
+    components = path if path.is_dir() else architecture_of(preset)
+    require_latents(components, preset.family, _require_other_vae(preset) if preset.vae else components / "vae")
 
 
 def _require_whole_file(preset: ModelPreset, header: Header) -> None:
@@ -215,12 +217,14 @@ def _other_vae(preset: ModelPreset) -> Path:
     return path
 
 
-def _require_other_vae(preset: ModelPreset) -> None:
+def _require_other_vae(preset: ModelPreset) -> Path:
+    """The folder with its configuration. Raises ModelNotFound if it is not whole."""
     path = _other_vae(preset)
     if path.is_file():
         single_file.require_vae(read_header(path), architecture_of(preset))
-    else:
-        _require_component(path, preset.model_copy(update={"variant": None}))
+        return architecture_of(preset) / "vae"
+    _require_component(path, preset.model_copy(update={"variant": None}))
+    return path
 
 
 def _read_other_vae(preset: ModelPreset, dtype: torch.dtype) -> nn.Module:

@@ -11,12 +11,13 @@ import json
 import os
 import re
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from spf.backbones.headers import Header, file_stamp, read_header
+from spf.backbones.digests import sha256
+from spf.backbones.headers import Header, read_header
 from spf.backbones.layouts import (
     CLIP_G_PREFIX,
     CLIP_L_PREFIX,
@@ -28,7 +29,8 @@ from spf.backbones.layouts import (
     read_config,
 )
 from spf.config import CONFIGS, REPOSITORY, ModelPreset, home, model_preset, model_presets, parse
-from spf.errors import InvalidInput, ModelNotFound
+from spf.errors import InvalidInput, ModelNotFound, SpfError
+from spf.library import CARD, read_card
 
 ARCHITECTURES = REPOSITORY / "configs" / "architectures"
 PUBLISHED = {"unet": ARCHITECTURES / "sd15", "mmdit": ARCHITECTURES / "sd35-medium"}  # what single files hold
@@ -40,6 +42,9 @@ _OPTIONAL = {"unet": (), "mmdit": ("tokenizer_3", "text_encoder_3")}
 PUBLISHED_CLIP = "ViT-L-14:openai"  # the CLIP whose text encoder Stable Diffusion reads with
 _PUBLISHED_DTYPE = {"unet": "fp32", "mmdit": "bf16"}  # what the project's presets of the published models hold them in
 _TINY_VAE = {"unet": "madebyollin/taesd", "mmdit": "madebyollin/taesd3"}  # for the latents of the published models
+HUB_ANSWERS_WITHIN = 1.25  # seconds
+_PLACES = "give a diffusers folder, a .safetensors file or a hub id"
+_WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")  # how files of weights end, also those that are refused
 _SEPARATE_ENCODERS = ("clip_l.safetensors", "clip_g.safetensors")  # beside Stable Diffusion 3.5's single file
 
 
@@ -109,6 +114,8 @@ def locate(preset: ModelPreset) -> Path:
     if is_hub_id(text):
         return _cached_snapshot(preset, text)
     path = REPOSITORY / Path(text).expanduser()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ModelNotFound(f"model: {path} is neither a file nor a folder; {_PLACES}.")
     if not path.exists():
         raise ModelNotFound(f"model: {path} does not exist; {_remedy(preset, path)}.")
     return path
@@ -132,12 +139,18 @@ def _cached_snapshot(preset: ModelPreset, repo_id: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(repo_id, local_files_only=True))
+        # None of its files need be there for this: it counts all that the repository has, of which a download wants a part.
+        # Which ones are missing, `missing_file` says by name.
+        return Path(snapshot_download(repo_id, allow_patterns=[], local_files_only=True))
     except (OSError, HFValidationError):
-        known = preset.name if preset.name in model_presets() else repo_id  # not one of the user's own so far
         raise ModelNotFound(
-            f"model: '{repo_id}' is not on this computer; get it with 'python -m spf download {known}', "
+            f"model: '{repo_id}' is not on this computer; get it with 'python -m spf download {_called(preset, repo_id)}', "
             "or choose another model.") from None
+
+
+def _called(preset: ModelPreset, repo_id: str) -> str:
+    """What `download` knows a hub id's model by: one that is not the user's own so far has no name yet."""
+    return preset.name if preset.name in model_presets() else repo_id
 
 
 def tiny_vae_folder(preset: ModelPreset) -> Path | None:
@@ -211,8 +224,11 @@ def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
 
 
 def _remedy(preset: ModelPreset, missing: Path) -> str:
+    """What to do about a file that is not there."""
     if preset.variant and f".{preset.variant}." in missing.name:
         return f"the model has no variant '{preset.variant}'; leave 'variant' out of the preset or get that version"
+    if is_hub_id(repo_id := preset.pretrained_model_name_or_path):  # a download that was broken off goes on where it stopped
+        return f"get the rest with 'python -m spf download {_called(preset, repo_id)}'"
     if (CONFIGS / "pretrain" / f"{preset.name}.yaml").is_file():
         return f"restore it, or train the model with 'python -m spf pretrain {preset.name}'"
     return "restore it or choose another model"
@@ -223,24 +239,16 @@ def denoiser_hash(preset: ModelPreset) -> str:
     path = locate(preset)
     files = (path,) if path.is_file() else weight_files(path / DENOISER[preset.family], preset.variant)
     try:
-        digests = [_sha256(file, *file_stamp(file)) for file in files]
+        digests = [sha256(file) for file in files]
     except OSError:
         missing = next(file for file in files if not file.is_file())
         raise ModelNotFound(f"model: {missing} does not exist; {_remedy(preset, missing)}.") from None
     return digests[0] if len(digests) == 1 else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
-@lru_cache(maxsize=64)
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:
-    """Of a file as it is at that time: gigabytes are not read again for every portrait, and never those of no model."""
-    read_header(path)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def names_place(text: str) -> bool:
     """Whether a text that stands for a model says where one is: a folder, a file or a hub id, and not the name of a preset."""
-    return text not in model_presets() and (bool(set(text) & {"/", "\\"}) or text.endswith(".safetensors"))
+    return text not in model_presets() and (bool(set(text) & {"/", "\\"}) or text.lower().endswith(_WEIGHTS))
 
 
 def register_model(where: str) -> ModelPreset:
@@ -265,8 +273,8 @@ def described(where: str) -> ModelPreset:
               "clip": PUBLISHED_CLIP, "base_text": "a portrait photo of a person, with short hair"}
     preset = parse(ModelPreset, values | {"family": "unet", "resolution": 512})
     path = locate(preset)
-    family = family_of_file(read_header(path)) if path.is_file() else family_of_folder(path)
-    values |= {"family": family, "resolution": _resolution(path, family)}
+    family = family_of_file(read_header(path)) if path.is_file() else _family_of_place(path)
+    values |= {"family": family, "resolution": _resolution(path, family)} | _readings(path)
     if (path / "clip" / "open_clip_config.json").is_file():
         values["clip"] = str(path / "clip")
     if _is_published(path, family):
@@ -274,6 +282,27 @@ def described(where: str) -> ModelPreset:
     preset = parse(ModelPreset, values)
     require_model(preset)
     return preset
+
+
+def _readings(path: Path) -> dict[str, Any]:
+    """How an exported model is used: as the one that it was taught on, if that is here."""
+    try:
+        base = model_preset(read_card(path / CARD).model)
+    except (OSError, ValueError, SpfError):  # no export of this app, or of a model that nobody here knows
+        return {}
+    return {name: getattr(base, name) for name in ("clip", "num_inference_steps", "guidance_scale", "base_text", "method")}
+
+
+def _family_of_place(folder: Path) -> Family:
+    """Of a folder that nobody said to be a model. Raises ModelNotFound if it is none, or one that does not run here."""
+    if not any((folder / name).exists() for name in ("model_index.json", *DENOISER.values())):
+        if (folder / "config.json").is_file():
+            raise ModelNotFound(f"model: {folder} is one component of a diffusers folder; give the folder that holds it.")
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+        hint = f"; give the file itself, for example {folder / files[0]}" if files else f"; {_PLACES}"
+        raise ModelNotFound(
+            f"model: {folder} is no diffusers folder, which holds model_index.json and unet or transformer{hint}.")
+    return family_of_folder(folder)
 
 
 def _free_name(place: str) -> str:
@@ -329,16 +358,28 @@ def download_hub_id(repo_id: str) -> ModelPreset:
 
 
 def _fetch(repo_id: str, variant: str | None) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import HfApi, snapshot_download
 
-    parts = [part for family in _PARTS for part in (*_PARTS[family], *_OPTIONAL[family])]
-    suffix = f"*.{variant}*.safetensors" if variant else "*model*.safetensors"
-    patterns = ["model_index.json", *(f"{part}/{end}" for part in parts for end in ("*.json", "*.txt", "*.model", suffix))]
-    ignored = [] if variant else ["*.fp16.*", "*.non_ema.*"]
     try:
-        snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=ignored, etag_timeout=5)
-    except (OSError, HFValidationError, HfHubHTTPError) as error:
-        reason = str(error).split("\n")[0][:160]
+        HfApi().model_info(repo_id, timeout=_patience())  # snapshot_download asks the same, and waits for ever
+        snapshot_download(repo_id, allow_patterns=wanted_files(variant))
+    except Exception as error:  # the hub's client has many of its own, and those of the library that it speaks HTTP with
+        reason = (str(error) or type(error).__name__).strip().split("\n")[0][:160]
         raise ModelNotFound(f"model: '{repo_id}' cannot be downloaded ({reason}); check the connection, and whether its licence "
-                            "must be accepted.") from None
+                            "must be accepted; if the connection is slow, set HF_HUB_ETAG_TIMEOUT=30.") from None
+
+
+def _patience() -> float:
+    """Seconds that the hub has to answer before anything is fetched; the hub's own variable sets another time."""
+    try:
+        return max(float(os.environ["HF_HUB_ETAG_TIMEOUT"]), 0.1)
+    except (KeyError, ValueError):
+        return HUB_ANSWERS_WITHIN
+
+
+def wanted_files(variant: str | None) -> list[str]:
+    """Patterns of the files that `download` fetches: settings, vocabularies, and weights of one variant, whole or in shards."""
+    parts = sorted({part for family in _PARTS for part in (*_PARTS[family], *_OPTIONAL[family])})
+    stem = f"*model.{variant}" if variant else "*model"
+    ends = ("*.json", "*.txt", "*.model", f"{stem}.safetensors", f"{stem}-*.safetensors")
+    return ["model_index.json", *(f"{part}/{end}" for part in parts for end in ends)]

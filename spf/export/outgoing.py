@@ -5,6 +5,7 @@ Whatever is written appears whole or not at all, and replaces nothing unless it 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from spf.backbones.base import Backbone
 from spf.backbones.layouts import CLIP_G_PREFIX, CLIP_L_PREFIX, CLIP_PREFIX, DENOISER, DENOISER_PREFIX, VAE_PREFIX
 from spf.backbones.loading import DTYPES, load_backbone
 from spf.backbones.single_file import plain_text_names
-from spf.config import ModelPreset, model_preset
+from spf.config import REPOSITORY, ModelPreset, model_preset
 from spf.errors import CustomizationError, InvalidInput
 from spf.export import lora, original
 from spf.export.asked import Export, unwritable
@@ -48,6 +49,8 @@ def _write_folder(asked: Export, found: Customization, preset: ModelPreset, back
     with staged(asked.out) as folder:
         pipeline(backbone, preset).to(dtype=DTYPES[asked.dtype or preset.dtype]).save_pretrained(folder)
         (folder / CARD).write_text(found.card.model_dump_json(indent=2), encoding="utf-8")
+        if (own_clip := REPOSITORY / Path(preset.clip).expanduser()).is_dir():  # without it this app could not read the folder
+            shutil.copytree(own_clip, folder / "clip")
     without = ", text_encoder_3=None, tokenizer_3=None" if preset.family == "mmdit" and backbone.text_encoder_3 is None else ""
     kind = {"unet": StableDiffusionPipeline, "mmdit": StableDiffusion3Pipeline}[preset.family].__name__
     return {"loads_with": f"{kind}.from_pretrained('{asked.out}'{without})"}

@@ -249,11 +249,3 @@ def test_a_hub_model_is_read_from_the_local_cache_only(sd15_folder, tmp_path, mo
     (cached / "snapshots" / ("0" * 40) / "vae" / "config.json").unlink()  # a download that was broken off
     with pytest.raises(ModelNotFound, match="vae/config.json does not exist"):
         load_backbone(preset("someone/portraits"))
-
-
-def test_a_hub_id_that_no_preset_names_is_fetched_and_becomes_a_model(sd15_folder, monkeypatch):
-    asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda _, **options: asked.append(options) or str(sd15_folder))
-    made = source.download_hub_id("someone/portraits")
-    assert made.name == "portraits" and "*.fp16.*" in asked[0]["ignore_patterns"] and "local_files_only" not in asked[0]
-    assert source.register_model("someone/portraits") == made
