@@ -52,7 +52,8 @@ def test_pretraining_presets_load():
 def test_defaults_are_the_papers_numbers():
     """Appendix C."""
     method, paper = MethodConfig(), config.train_config("paper", {})
-    assert (method.lambda_text, method.lambda_fine, method.lambda_enhanced) == (0.2, 0.1, 0.6)
+    for found in (method, paper.method, config.train_config("paper", {"model": "sd15"}).method):  # pocket's own are others
+        assert (found.lambda_text, found.lambda_fine, found.lambda_enhanced) == (0.2, 0.1, 0.6)
     facts = [(s.train_batch_size, s.num_train_epochs, s.learning_rate, s.trainable) for s in (paper.stage1, paper.stage2)]
     assert facts == [(8, 2, 1e-5, "full"), (2, 5, 5e-5, "cross")]
 

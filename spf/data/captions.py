@@ -67,7 +67,8 @@ class _Part:
 def read_caption(caption: str, reading: Reading) -> Texts:
     """Base and target text of a caption; an empty one stands for a picture that shows all targets and nothing else."""
     if not reading.target_texts:
-        message = "has one caption, which does not say which words are to be taught; name them with --target"
+        found = "has one caption, which does not say" if caption.strip() else "has no caption, and nothing else says"
+        message = f"{found} which words are to be taught; name them with --target"
         return Texts(caption, "", "missing-target", message)
     if len(caption) > MAX_TEXT:
         return Texts("", "", "text-too-long", f"the caption has {len(caption):,} characters; use at most {MAX_TEXT:,}")

@@ -13,7 +13,7 @@ from spf.data import buckets, likeness, metadata, pictures
 from spf.data.captions import Reading
 from spf.data.layouts import Layout, read_layout
 from spf.data.metadata import EXAMPLE, MASKS, METADATA, Row
-from spf.data.names import fold, leaves, pictures_below
+from spf.data.names import fold, foreign_below, leaves, pictures_below
 from spf.data.pictures import MINIMUM_SIZE, SUFFIXES, BadPicture, Facts
 from spf.data.problems import Problem, count, shown
 
@@ -241,6 +241,8 @@ class _Check:
         for name in self.on_disk:
             if name not in listed and posixpath.basename(posixpath.dirname(name)) != MASKS:
                 self.warnings.append(Problem(name, 0, "unlisted", "is not listed and will not be used"))
+        message = "is a picture of a kind that is not read and will not be used; save it as PNG, JPEG or WebP"
+        self.warnings += [Problem(name, 0, "foreign-picture", message) for name in foreign_below(self.root) if name not in listed]
 
     def _whole_set(self) -> None:
         usable = self.usable()

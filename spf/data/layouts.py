@@ -14,7 +14,7 @@ from pathlib import Path
 from spf.data import metadata
 from spf.data.captions import Reading, read_caption
 from spf.data.metadata import EXAMPLE, MASKS, MAX_REPEATS, METADATA, Row, clean
-from spf.data.names import files_below, leaves, pictures_below
+from spf.data.names import files_below, foreign_below, leaves, pictures_below
 from spf.data.problems import Problem, count, shown
 
 REMEDY = (
@@ -64,6 +64,10 @@ def _read(folder: Path, reading: Reading) -> Layout:
     files = set(files_below(folder))
     if any(_caption_names(picture) & files for picture in found) or found and reading.base_text and reading.target_texts:
         return _captioned(folder, "captions", found, reading)
+    if not found and (foreign := foreign_below(folder)):
+        message = (f"folder '{name}' holds {count(len(foreign), 'picture')}, none of a kind that is read ({shown(foreign[0])}); "
+                   "save them as PNG, JPEG or WebP")
+        return _refused(folder, "foreign-picture", message)
     message = f"folder '{name}' holds {count(len(found), 'picture')} and no {METADATA}; {REMEDY}"
     return _refused(folder, "missing-metadata", message)
 

@@ -10,6 +10,9 @@ from pathlib import Path, PureWindowsPath
 from spf.data.pictures import SUFFIXES
 
 PICTURE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+# Pictures that cameras, phones and browsers save and that are not read: left out without a word, they would be missed late.
+FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".dng", ".cr2", ".cr3",
+                    ".nef", ".arw")
 
 
 def is_picture(name: str) -> bool:
@@ -28,6 +31,12 @@ def files_below(root: Path) -> Iterator[str]:
 def pictures_below(root: Path) -> list[str]:
     """Those of `files_below` that look like a picture, sorted."""
     return sorted(name for name in files_below(root) if is_picture(name.rpartition("/")[2]))
+
+
+def foreign_below(root: Path) -> list[str]:
+    """Those of `files_below` that say they are pictures of a kind that is not read, sorted."""
+    return sorted(name for name in files_below(root) if name.lower().endswith(FOREIGN_SUFFIXES)
+                  and not name.rpartition("/")[2].startswith("."))
 
 
 def leaves(root: Path, name: str) -> bool:

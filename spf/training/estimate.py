@@ -1,4 +1,4 @@
-"""What a run would cost, measured: two steps of each stage on a few of its pictures, in memory, nothing written."""
+"""What a run would cost, measured: a few steps of each stage on a few of its pictures, in memory, nothing written."""
 
 from __future__ import annotations
 

@@ -430,6 +430,21 @@ def test_pictures_that_no_row_names(picture_set, picture):
     assert [warning.file for warning in check_folder(folder).warnings] == ["more.png", "sub/more.JPG"]
 
 
+def test_pictures_of_other_kinds_are_not_passed_over_without_a_word(picture_set, picture, tmp_path):
+    """What a phone saves, beside pictures that can be read and without any."""
+    folder = picture_set()
+    for name in ("IMG_1.HEIC", "sub/b.tiff", ".hidden.gif"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    report = check_folder(folder)
+    assert report.ok and [(warning.file, warning.kind) for warning in report.warnings] == [
+        ("IMG_1.HEIC", "foreign-picture"), ("sub/b.tiff", "foreign-picture")]
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_2.HEIC").write_bytes(b"x")
+    problem = the_problem(tmp_path / "phone")
+    assert problem.kind == "foreign-picture" and "IMG_2.HEIC" in problem.message and "JPEG" in problem.message
+
+
 def test_few_pictures_and_many_phrases(picture_set, picture, row):
     assert kinds(check_folder(picture_set(count=3)).warnings) == ["few-pictures"]
     folder = picture_set(*(row("0.png", target_text=f"hat number {index}") for index in range(9)), folder="many")

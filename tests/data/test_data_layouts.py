@@ -115,6 +115,7 @@ def test_an_empty_caption_and_one_that_is_only_the_target(captioned):
     ("a man", HAT, "caption-without-target"),
     ("a man with a winter hatch", HAT, "caption-without-target"),
     (CAPTIONS[0], Reading(), "missing-target"),
+    (None, Reading(), "missing-target"),
     (None, HAT, "missing-caption"),
     (" \n ", HAT, "missing-caption"),
     (b"a man, a winter hat \xff", HAT, "not-utf8"),
@@ -129,6 +130,11 @@ def test_a_bad_caption_is_named_with_its_picture(captioned, caption, reading, ki
     assert [problem.kind for problem in found] == [kind] and found[0].message.isprintable()
     with pytest.raises(DataError, match="1.png"):
         read_folder(folder, reading=reading)
+
+
+def test_without_a_target_a_missing_caption_is_not_called_one(captioned):
+    told = {problem.file: problem.message for problem in check_folder(captioned("a man", None)).problems}
+    assert told["0.png"].startswith("has one caption") and told["1.png"].startswith("has no caption")
 
 
 def test_caption_files_that_are_traps(captioned, tmp_path):

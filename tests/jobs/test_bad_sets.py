@@ -111,11 +111,17 @@ def pipe(good):
     os.mkfifo(good.root / "3.png")
 
 
+def phone_pictures(good):
+    empty_folder(good)
+    (good.root / "IMG_1.HEIC").write_bytes(bytes(4) + b"ftypheic")
+
+
 # name: (what spoils the set, further settings, words of the one report)
 BAD = {
     "no folder": (other_folder, {}, "does not exist"),
     "a file for a folder": (file_instead, {}, "is not a folder"),
     "an empty folder": (empty_folder, {}, "is empty"),
+    "pictures of a phone": (phone_pictures, {}, "none of a kind that is read (IMG_1.HEIC)"),
     "no metadata": (lambda good: (good.root / "metadata.jsonl").unlink(), {}, "no metadata.jsonl"),
     "empty metadata": (lambda good: (good.root / "metadata.jsonl").write_text("\n"), {}, "lists no picture"),
     "metadata in UTF-16": (lambda good: (good.root / "metadata.jsonl").write_text("{}", encoding="utf-16"), {}, "UTF-16"),
