@@ -211,11 +211,14 @@ def measure_cancel(rounds: int, folder: Path) -> dict:
         store.cancel(run.id)
         while (state := store.status(run).state) not in ("cancelled", "completed", "failed", "interrupted"):
             time.sleep(0.02)
-        seconds.append(time.perf_counter() - began)
-        stages[f"{stage}: {state}"] = stages.get(f"{stage}: {state}", 0) + 1
+        seconds.append(round(time.perf_counter() - began, 2))
+        stages.setdefault(f"{stage}: {state}", []).append(seconds[-1])
     seconds.sort()
-    return {"cancels": rounds, "median_seconds": round(seconds[len(seconds) // 2], 2), "longest_seconds": round(seconds[-1], 2),
-            "where": stages, "ok": all(key.endswith("cancelled") or key.endswith("completed") for key in stages)}
+    where = {key: {"cancels": len(found), "longest_seconds": max(found)} for key, found in stages.items()}
+    return {"cancels": rounds, "median_seconds": seconds[len(seconds) // 2], "longest_seconds": seconds[-1],
+            "within_two_seconds": sum(value <= 2 for value in seconds), "where": where,
+            "load": [round(value, 1) for value in os.getloadavg()],
+            "ok": all(key.endswith(("cancelled", "completed")) for key in stages)}
 
 
 def measure_starts(rounds: int, folder: Path) -> dict:

@@ -19,13 +19,13 @@ def require_reporter(report_to: str) -> None:
                                         "or choose 'none': metrics.jsonl is written in any case")
 
 
-def reporter(report_to: str, folder: Path) -> Report:
-    """A function that takes one line of metrics."""
+def reporter(report_to: str, folder: Path, first_step: int = 0) -> Report:
+    """A function that takes one line of metrics. What an earlier process told of `first_step` and later steps is hidden."""
     if report_to == "none":
         return lambda line: None
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(folder / "tensorboard")
+    writer = SummaryWriter(folder / "tensorboard", purge_step=first_step)
 
     def report(line: dict[str, Any]) -> None:
         for name, value in line.items():

@@ -231,7 +231,7 @@ class Run:
                   "checkpoint_of": lambda step: checkpoint.load(checkpoint.folder_of(self.folder.path, step))}
         if not self._writes:
             return Watch(**rhythm)
-        report = reporter(config.report_to, self.folder.path)
+        report = reporter(config.report_to, self.folder.path, max(first_step, self._first))
 
         def on_log(line: dict) -> None:
             self.folder.log(line)

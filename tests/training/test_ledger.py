@@ -1,6 +1,7 @@
 """The numbers of a run: fetched in time, told with their shares, and refused by name."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -107,8 +108,11 @@ def test_reporting_to_nobody_writes_nothing(tmp_path):
 def test_tensorboard_gets_the_numbers(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     report = reporter("tensorboard", tmp_path)
-    for step in (0, 5):
+    for step in (0, 5, 9):
         report({"stage": "stage1", "step": step, "loss": 1.0 + step, "lr": 0.5})
+    time.sleep(1.1)  # the files are told apart by seconds
+    reporter("tensorboard", tmp_path, first_step=5)({"stage": "stage1", "step": 5, "loss": 7.0, "lr": 0.5})
     written = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert sorted(written.Tags()["scalars"]) == ["stage1/loss", "stage1/lr"]
-    assert [(event.step, event.value) for event in written.Scalars("stage1/loss")] == [(0, 1.0), (5, 6.0)]
+    assert [(event.step, event.value) for event in written.Scalars("stage1/loss")] == [
+        (0, 1.0), (5, 7.0)], "a run that goes on tells its steps once"

@@ -124,6 +124,14 @@ def test_killed_twice(make_run, straight, finished):
     assert same(finished(Run(folder.config(), folder, CPU)), expected)
 
 
+def test_a_reporter_hears_from_which_step_a_run_goes_on(make_run, monkeypatch):
+    begun = []
+    monkeypatch.setattr(run_module, "reporter", lambda kind, folder, first: begun.append(first) or (lambda line: None))
+    folder = killed_at(make_run(), 3)  # its newest checkpoint is of step 2
+    Run(folder.config(), folder, CPU).execute()
+    assert begun == [0, 2, 3], "stage 1 twice, then stage 2"
+
+
 @pytest.mark.parametrize("trainable", ["lora", "adalora", "adapter"])
 def test_additions_to_the_layers_resume_exactly(make_run, finished, trainable):
     options = {"stage1.trainable": trainable, "stage": "1"}
