@@ -36,6 +36,11 @@ def append(folder: Path, part: str, samples: int, scores: dict[str, float]) -> d
     return point
 
 
+def begin_from(folder: Path, points: list[dict]) -> None:
+    """Write `curve.jsonl` anew, with the points of a model that is gone on from."""
+    (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points), encoding="utf-8")
+
+
 def points(folder: Path) -> list[dict]:
     """The curve so far, oldest first."""
     path = folder / "curve.jsonl"

@@ -53,8 +53,8 @@ class FlowPretraining(PartTraining):
         network, (first, second), vae = self.denoiser(), self.towers(), self.base.autoencoder()
         pipeline = StableDiffusion3Pipeline(
             transformer=network.transformer, scheduler=flow.scheduler(), vae=vae, text_encoder=first,
-            tokenizer=self.base.tokenizer, text_encoder_2=second, tokenizer_2=self.base.tokenizer,
-            text_encoder_3=network.text_encoder_3, tokenizer_3=self.tokenizer_3)
+            tokenizer=self.base.saved_tokenizer(), text_encoder_2=second, tokenizer_2=self.base.saved_tokenizer(),
+            text_encoder_3=network.text_encoder_3, tokenizer_3=self.saved_tokenizer_3())
         pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
 
     def read(self, folder: Path) -> dict[str, dict[str, Tensor]]:
@@ -78,6 +78,10 @@ class FlowPretraining(PartTraining):
 
     @cached_property
     def tokenizer_3(self) -> T5Tokenizer:
+        return self.saved_tokenizer_3()
+
+    def saved_tokenizer_3(self) -> T5Tokenizer:
+        """As it was saved, as for the base preset's."""
         path, config = self.folder / self.TOKENIZER, self.config.text_encoder_3
         if not (path / "tokenizer.json").exists():
             corpus = tokenizer.caption_corpus(self.seed, 4000)

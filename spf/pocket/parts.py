@@ -75,10 +75,12 @@ class PartTraining(ABC):
             return False
         if not (folder / RECORD).is_file():
             raise TrainingError(f"{folder} holds no {RECORD}; name a model that 'pretrain' wrote, or begin without --adopt.")
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))["parts"]
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        parts = record["parts"]
         staged = {self.folder / f"{part}.adopted": (part, weights) for part, weights in self.read(folder).items()}
         for path, (part, weights) in staged.items():
-            begin_from(path, getattr(self.config, part), weights, record[part]["samples"], record[part]["seconds"])
+            begin_from(path, getattr(self.config, part), weights, parts[part]["samples"], parts[part]["seconds"])
+        curve.begin_from(self.folder, record.get("curve", []))
         if self.TOKENIZER:
             shutil.copytree(folder / self.TOKENIZER, self.folder / self.TOKENIZER, dirs_exist_ok=True)
         for path in staged:  # all or none: the autoencoder of one model and the denoiser of another fit no longer

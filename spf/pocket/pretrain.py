@@ -60,7 +60,7 @@ class Pretraining(PartTraining):
     def write(self, folder: Path) -> None:
         network = self.denoiser()
         pipeline = StableDiffusionPipeline(
-            vae=self.autoencoder(), text_encoder=network.text_encoder, tokenizer=self.tokenizer, unet=network.unet,
+            vae=self.autoencoder(), text_encoder=network.text_encoder, tokenizer=self.saved_tokenizer(), unet=network.unet,
             scheduler=denoiser.scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
         self._export_clip(folder / "clip")
@@ -94,7 +94,7 @@ class Pretraining(PartTraining):
             "preprocess_cfg": {"mean": contrast.MEAN, "std": contrast.STD, "interpolation": "bicubic",
                                "resize_mode": "squash"},
         }, indent=2))
-        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.saved_tokenizer().save_pretrained(folder / "tokenizer")
 
     def pictures(self) -> PictureSet:
         config = self.config
@@ -105,6 +105,10 @@ class Pretraining(PartTraining):
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
+        return self.saved_tokenizer()
+
+    def saved_tokenizer(self) -> CLIPTokenizer:
+        """As it was saved; one that has read captions remembers how it padded them, and would save that too."""
         path = self.folder / self.TOKENIZER
         if not (path / "tokenizer.json").exists():
             tokenizer.train_tokenizer(

@@ -1,6 +1,7 @@
 """From nothing to a diffusers folder, on networks so small that they learn nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -121,6 +122,29 @@ def test_an_exported_model_is_gone_on_with_where_nothing_is_trained_yet(config, 
     assert all(torch.equal(before[name], after[name]) for name in before), "what is finished stays"
     assert not training.adopt(folder), "its own checkpoints are further"
     assert training.record()["parts"]["denoiser"]["samples"] == 8
+
+
+def test_the_curve_of_an_adopted_model_goes_on(config, exported, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(exported[1], folder)
+    record = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps({**record, "curve": [{"part": "denoiser", "samples": 4, "mean": 0.5}]}))
+    longer = config.model_copy(update={"denoiser": config.denoiser.model_copy(update={"samples": 8})})
+    training = Pretraining(longer, tmp_path / "work", CPU, minutes=60)
+    training.adopt(folder)
+    monkeypatch.setattr(Pretraining, "scores", lambda self, part: {"mean": 0.75})
+    training.run(("denoiser",))
+    assert [(point["samples"], point["mean"]) for point in training.record()["curve"]] == [(4, 0.5), (8, 0.75)]
+
+
+def test_what_a_tokenizer_has_read_does_not_change_what_is_exported(exported):
+    training, folder = exported
+    training.tokenizer(["a person"], padding="max_length", truncation=True)
+    assert training.tokenizer.backend_tokenizer.padding, "reading leaves its mark"
+    for place in ("tokenizer", "clip/tokenizer"):
+        saved = json.loads((folder / place / "tokenizer.json").read_text())
+        assert saved["padding"] is None and saved["truncation"] is None
+        assert (folder / place / "tokenizer.json").read_bytes() == (training.folder / "tokenizer/tokenizer.json").read_bytes()
 
 
 def test_only_who_asks_for_it_goes_on_from_what_is_exported(spf_home, monkeypatch):
