@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import sys
 from functools import cache
@@ -547,8 +548,11 @@ def evaluate(
         raise InvalidInput("preset", f"'{settings.preset}' is not known; choose one of {', '.join(config.training_presets())}")
     _require_place("SPF_HOME", config.home() / "evaluation")
     from spf.evaluation.shards import device_name, lease_of, shard_of, share_processor
+    from spf.training.devices import refuse_lonely_process
 
     part = shard_of(shard)
+    if shard is None:
+        refuse_lonely_process(os.environ)
     chosen = _device(device_name(device))
     share_processor(part[1])
     from spf.evaluation.publish import write

@@ -364,6 +364,16 @@ def test_bad_input_to_evaluate_is_told_before_anything_is_made(command_line, spf
     assert (status, out) == (2, "") and err.startswith(f"error: {words}") and err.count("\n") == 1 and not spf_home.exists()
 
 
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_one_process_where_a_launcher_was_asked_for_several_is_refused(spf, picture_folder, spf_home, monkeypatch, verb):
+    """What `accelerate launch --cpu --num_processes 2` starts."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    status, out, err = (train(spf, "--data", str(picture_folder), "--name", "hat") if verb == "train" else
+                        spf("evaluate", str(REPOSITORY / "configs" / "evaluation" / "smoke.yaml"), "--set", "preset=tiny"))
+    assert (status, out) == (2, "") and "torchrun --nproc_per_node N" in err and not list(spf_home.glob("*/*"))
+
+
 @pytest.mark.parametrize("verb", [
     ("evaluate", str(REPOSITORY / "configs" / "evaluation" / "smoke.yaml")), ("pretrain", "pocket")])
 def test_a_data_folder_that_cannot_be_written_is_told_before_the_work(command_line, monkeypatch, verb):

@@ -43,7 +43,7 @@ def refuse_lonely_process(environment: Mapping[str, str]) -> None:
     if launched and not any(name in environment for name in _STARTED):
         raise InvalidInput("--num_processes", (
             "accelerate launch started a single process instead of several, as it does on a CPU; "
-            "use 'torchrun --nproc_per_node N -m spf train ...' instead"))
+            "use 'torchrun --nproc_per_node N -m spf ...' instead"))
 
 
 def from_first(value: object, accelerator: Accelerator) -> object:
