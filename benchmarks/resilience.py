@@ -203,7 +203,9 @@ def measure_cancel(rounds: int, folder: Path) -> dict:
     data, seconds, stages, rng = _pictures(folder), [], {}, random.Random(0)
     for index in range(rounds):
         run = store.start(_settings(data, f"cancel-{index}"))
-        while index % 2 and store.status(run).step == 0:
+        while index % 2 and (status := store.status(run)).step == 0:
+            if status.state in ("failed", "interrupted"):
+                raise SystemExit(f"cancel: {run.id} {status.state} before it was cancelled: {status.message}")
             time.sleep(0.05)
         time.sleep(rng.uniform(0.0, 2.0 if index % 2 else 20.0))
         stage = store.status(run).stage or "loading"
