@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from spf import config, doctor, plan
 from spf.backbones import sizes, source
@@ -115,6 +116,36 @@ def test_what_is_no_model_is_never_registered(tiny, tmp_path, spf_home, content)
     assert list(config.model_presets()) == ["tiny"] and not spf_home.exists()
 
 
+@pytest.mark.parametrize("where, words", [
+    ("empty", "is no diffusers folder, which holds model_index.json and unet or transformer; give a diffusers folder"),
+    ("files", "is no diffusers folder.* give the file itself, for example .*files/a.safetensors"),
+    ("unet", "is one component of a diffusers folder; give the folder that holds it"),
+    ("/dev/zero", "/dev/zero is neither a file nor a folder; give a diffusers folder"),
+    ("model.ckpt", "model.ckpt does not exist"), ("odd.CKPT", "odd.CKPT is not a safetensors file, whatever its name says")])
+def test_a_place_without_a_model_is_told_what_would_be_one(tiny, model_folder, tmp_path, monkeypatch, where, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.safetensors").write_bytes(b"")
+    (tmp_path / "odd.CKPT").write_bytes(b"\x80\x02 a pickle")
+    shutil.copytree(model_folder / "unet", tmp_path / "unet")
+    assert source.names_place(where) == (where not in ("empty", "files", "unet")), "a bare word is the name of a preset"
+    with pytest.raises(ModelNotFound, match=words):
+        source.described(where)
+    assert list(config.model_presets()) == ["tiny"]
+
+
+def test_what_lacks_a_tensor_is_not_called_found(tiny, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: value for name, value in tensors.items() if name != "conv_out.bias"}, weights)
+    preset_file(tmp_path, pretrained_model_name_or_path=str(folder))
+    report = doctor.diagnose()
+    assert report["models"] == {"tiny": "missing"}
+    assert any("lacks tensor 'conv_out.bias' of its unet" in problem for problem in report["problems"])
+
+
 # --- what training would take
 
 def live_bytes(preset, batch: int) -> int:
@@ -136,11 +167,13 @@ def test_fake_tensors_live_and_die_like_real_ones(tiny):
     assert predicted == pytest.approx(live_bytes(tiny, 4), rel=0.1)
 
 
-LEAN = plan.Option(2, "cross", bf16=True, gradient_checkpointing=True, tiny_autoencoder=True)
+LEAN = plan.Option(2, "cross", bf16=True, gradient_checkpointing=True, tiny_autoencoder=True, shared=True)
 
 
 def test_every_option_is_tried_alone_and_with_all_others():
-    assert plan.Option(1, "full") in plan.ladder() and LEAN in plan.ladder() and len(set(map(str, plan.ladder()))) == 11
+    assert plan.Option(1, "full") in plan.ladder() and LEAN in plan.ladder() and len(set(map(str, plan.ladder()))) == 13
+    for alone in ("bf16", "gradient_checkpointing", "tiny_autoencoder", "shared", "reference_bf16"):
+        assert plan.Option(2, "cross", **{alone: True}) in plan.ladder()
 
 
 @pytest.mark.parametrize("family", ["unet", "mmdit"])
@@ -152,9 +185,11 @@ def test_every_option_saves_what_it_promises(family, tiny, monkeypatch):
     full, cross = peaks["stage 1, full trainable, fp32"], peaks["stage 1, cross trainable, fp32"]
     assert full["adam_gb"] == pytest.approx(8 * denoiser / 1e9, abs=1e-3) and cross["adam_gb"] < full["adam_gb"] / 2
     assert full["peak_gb"] >= full["adam_8bit_gb"] >= full["both_gb"] and full["offload_gb"] <= full["peak_gb"]
-    assert "stage 2, cross trainable, bf16, gradient checkpointing, tiny autoencoder" in peaks and len(peaks) == 3
+    assert "stage 2, cross trainable, bf16, gradient checkpointing, tiny autoencoder, one backbone" in peaks and len(peaks) == 3
     text = plan.as_text(report)
-    assert "8-bit Adam" in text and text.count("\n") == len(report["options"]) + 4
+    rows = text.splitlines()[2:3 + len(peaks)]
+    assert "8-bit Adam" in rows[0] and len(text.splitlines()) == len(peaks) + 6
+    assert len(set(map(len, rows))) == 1, "figures stand below each other, however long an option's name is"
 
 
 @pytest.mark.parametrize("family", ["unet", "mmdit"])
@@ -169,6 +204,18 @@ def test_what_waits_elsewhere_and_what_is_shared_is_counted_by_the_byte(family, 
     assert cross["weights"] == 4 * (denoiser + trained + sum(counts.values())), "one backbone for both paths"
     assert full["idle"] == 4 * (denoiser + sum(counts.values())), "the reference waits too"
     assert cross["idle"] == 4 * sum(counts.values()) and second["idle"] == 4 * encoders
+
+
+@pytest.mark.parametrize("family", ["unet", "mmdit"])
+def test_one_backbone_and_a_reference_in_bf16_save_what_they_should_in_a_second_stage(family, tiny):
+    counts = plan.parameter_counts(tiny)
+    denoiser = next(counts[name] for name in ("unet", "transformer") if name in counts)
+    second, shared, half = (plan.predict(tiny, plan.Option(2, "cross", **more), 4, 64)
+                            for more in ({}, {"shared": True}, {"reference_bf16": True}))
+    trained = second["adam"] / 8
+    assert second["weights"] - shared["weights"] == 4 * (denoiser - trained)
+    assert shared["adam"] == second["adam"] and shared["step"] == pytest.approx(second["step"], rel=0.1)
+    assert half["weights"] == second["weights"] and half["step"] < second["step"], "the reference's features are half as long"
 
 
 def test_more_pictures_and_no_checkpointing_hold_more(tiny):

@@ -12,24 +12,14 @@ from torch import Tensor
 from spf.backbones import parallel_attention
 from spf.backbones.base import Backbone
 from spf.backbones.loading import load_backbone
-from spf.backbones.source import denoiser_hash
-from spf.config import ModelPreset, home
+from spf.backbones.source import customization, denoiser_hash
+from spf.config import home
 from spf.errors import CustomizationError
 from spf.files import replace_folder, save_tensors
-from spf.library import CARD, WEIGHTS, Customization, CustomizationCard, customizations, named
+from spf.library import CARD, WEIGHTS, Customization, CustomizationCard, customizations
 
 __all__ = ["Customization", "CustomizationCard", "apply", "changed_tensors", "customization", "customizations", "denoiser_hash",
            "home", "load_backbone", "mixed", "save_customization"]
-
-
-def customization(name: str, preset: ModelPreset) -> Customization:
-    """The customization called `name`, checked to belong to the model. Raises CustomizationError with the remedy."""
-    found = named(name)
-    if found.card.model_sha256 != denoiser_hash(preset):
-        raise CustomizationError(
-            f"customization: '{name}' was trained on another model than '{preset.name}' as it is now "
-            f"(its card says '{found.card.model}'); choose that model or teach it again.")
-    return found
 
 
 def mixed(reference: Backbone, parts: Sequence[tuple[Customization, float]]) -> dict[str, Tensor]:

@@ -20,8 +20,9 @@ def require_texts(folder: Path, family: Family) -> None:
                  ("text_encoder_3", _number(folder, "text_encoder_3", "d_model"), denoiser.get("joint_attention_dim"))]
     for part, given, taken in pairs:
         if _differ(given, taken):
-            raise ModelNotFound(f"model: the parts of {folder} are of different models: {part} gives {given:,} channels where "
-                                f"{DENOISER[family]} takes {taken:,}; restore the folder.")
+            raise ModelNotFound(
+                f"model: the parts of {folder} are of different models: {DENOISER[family]} takes {taken:,} channels from {part} "
+                f"and gets {given:,}; restore the folder.")
 
 
 def require_latents(folder: Path, family: Family, vae: Path) -> None:

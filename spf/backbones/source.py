@@ -29,8 +29,8 @@ from spf.backbones.layouts import (
     read_config,
 )
 from spf.config import CONFIGS, REPOSITORY, ModelPreset, home, model_preset, model_presets, parse
-from spf.errors import InvalidInput, ModelNotFound, SpfError
-from spf.library import CARD, read_card
+from spf.errors import CustomizationError, InvalidInput, ModelNotFound, SpfError
+from spf.library import CARD, Customization, named, read_card
 
 ARCHITECTURES = REPOSITORY / "configs" / "architectures"
 PUBLISHED = {"unet": ARCHITECTURES / "sd15", "mmdit": ARCHITECTURES / "sd35-medium"}  # what single files hold
@@ -244,6 +244,16 @@ def denoiser_hash(preset: ModelPreset) -> str:
         missing = next(file for file in files if not file.is_file())
         raise ModelNotFound(f"model: {missing} does not exist; {_remedy(preset, missing)}.") from None
     return digests[0] if len(digests) == 1 else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def customization(name: str, preset: ModelPreset) -> Customization:
+    """The customization called `name`, checked to belong to the model. Raises CustomizationError with the remedy."""
+    found = named(name)
+    if found.card.model_sha256 != denoiser_hash(preset):
+        raise CustomizationError(
+            f"customization: '{name}' was trained on another model than '{preset.name}' as it is now "
+            f"(its card says '{found.card.model}'); choose that model or teach it again.")
+    return found
 
 
 def names_place(text: str) -> bool:

@@ -26,6 +26,7 @@ from spf.generation.room import free_bytes, needed_bytes, seeds_at_once
 from spf.generation.together import run_together
 
 MakeGuide = Callable[[GenerationRequest, ModelPreset], Guide]
+Parts = list[tuple[checkpoints.Customization, float]]  # of a mix, with their weights
 Admit = Callable[[int, torch.device], None]  # (bytes that a generation needs at most, where)
 
 ORIGINALS_KEPT = 32  # pictures; one of 512 x 512 takes 800 kB
@@ -92,10 +93,11 @@ class GenerationService:
         """Results of as many of these requests, which differ by their seeds alone, as fit into memory at once."""
         request = singles[0]
         with self._lock, torch.inference_mode():
+            parts = _parts(request)  # what does not belong to the model is refused before that is loaded
             self._admit(self._needed(request), self.device)
             with torch.inference_mode(False):  # a guide may want gradients, which weights made in that mode refuse
                 model = self._model(request.model)
-                response, method = self._response(request)
+                response, method = self._response(request, parts)
             first = Pair(model.reference, response, model.clip, model.preset.resolution, request, method,
                          self._guide(request, model.preset))
             several = request.model_copy(update={"count": len(singles)})
@@ -128,13 +130,11 @@ class GenerationService:
             raise InvalidInput("guide", f"'{request.guide.name}' is not offered here; leave it out")
         return self._guides[request.guide.name](request, preset)
 
-    def _response(self, request: GenerationRequest) -> tuple[Backbone, MethodConfig]:
+    def _response(self, request: GenerationRequest, parts: Parts) -> tuple[Backbone, MethodConfig]:
         """The customized model and how its maps are drawn; the reference itself where no customization is asked for."""
         model = self._model(request.model)
-        if request.customization is None:
+        if not parts:
             return model.reference, model.preset.method
-        weights = config.mix_weights(request.customization)
-        parts = [(checkpoints.customization(name, model.preset), weight) for name, weight in weights.items()]
         key = (request.model, *((part.folder, part.version, weight) for part, weight in parts))
         if key not in self._responses:
             tensors = checkpoints.mixed(model.reference, parts)
@@ -144,3 +144,11 @@ class GenerationService:
             while len(self._responses) > RESPONSES_KEPT:
                 self._responses.popitem(last=False)
         return self._responses[key], parts[0][0].card.method
+
+
+def _parts(request: GenerationRequest) -> Parts:
+    """The customizations that a request asks for. Raises CustomizationError if one is not of its model."""
+    if request.customization is None:
+        return []
+    preset, weights = config.model_preset(request.model), config.mix_weights(request.customization)
+    return [(checkpoints.customization(name, preset), weight) for name, weight in weights.items()]

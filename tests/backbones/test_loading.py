@@ -11,11 +11,12 @@ import published
 import pytest
 import torch
 from published import preset, write
+from transformers import CLIPTextModel
 
 from spf.backbones import loading, source
 from spf.backbones.layouts import CLIP_G_PREFIX, CLIP_L_PREFIX
 from spf.backbones.loading import load_backbone
-from spf.backbones.vocabulary import clip_tokenizer
+from spf.backbones.vocabulary import _byte_pairs, clip_tokenizer
 from spf.errors import ModelNotFound
 from spf.method.phrases import join_prompt
 
@@ -249,3 +250,68 @@ def test_a_hub_model_is_read_from_the_local_cache_only(sd15_folder, tmp_path, mo
     (cached / "snapshots" / ("0" * 40) / "vae" / "config.json").unlink()  # a download that was broken off
     with pytest.raises(ModelNotFound, match="vae/config.json does not exist"):
         load_backbone(preset("someone/portraits"))
+
+
+# --- published details
+
+def test_a_folder_as_stable_diffusion_15_was_published_reads_as_it_did(sd15_folder, tmp_path):
+    """CLIP's vocabulary in two files, and the sampler of 2022, whose noise schedule is the one that counts."""
+    folder = shutil.copytree(sd15_folder, tmp_path / "model")
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    vocabulary, merges = _byte_pairs()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]))
+    marks = {name: {"content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+             for name, text in (("bos_token", "<|startoftext|>"), ("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>"))}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({
+        "add_prefix_space": False, "do_lower_case": True, "errors": "replace", "model_max_length": 77,
+        "pad_token": "<|endoftext|>", "tokenizer_class": "CLIPTokenizer",
+        **{name: {"__type": "AddedToken", **mark} for name, mark in marks.items()}}))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({
+        "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False,
+        "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None}))
+    loaded, before = load_backbone(preset(folder)), load_backbone(preset(sd15_folder))
+    text = "A photo of Ünï, 12 cats!"
+    assert loaded.tokenizer(text, padding="max_length").input_ids == clip_tokenizer()(text, padding="max_length").input_ids
+    assert torch.equal(loaded.objective.alphas_cumprod, before.objective.alphas_cumprod)
+    assert torch.equal(loaded.sampler(5).timesteps, before.sampler(5).timesteps)
+
+
+# --- parts of different models
+
+def other_towers(folder):
+    shutil.rmtree(folder / "text_encoder_2")
+    shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
+
+
+def other_encoder(folder):
+    CLIPTextModel(published._text_config(24)).save_pretrained(folder / "text_encoder")
+
+
+def other_latents(folder):
+    published._vae(16).save_pretrained(folder / "vae")
+
+
+@pytest.mark.parametrize("family, change, words", [
+    ("unet", other_encoder, "unet takes 16 channels from text_encoder and gets 24; restore"),
+    ("mmdit", other_towers, "transformer takes 24 channels from text_encoder and text_encoder_2 and gets 32"),
+    ("unet", other_latents, "its latents have 16 channels where .*unet draws 4; name an autoencoder"),
+    ("mmdit", other_latents, "its latents have 16 channels where .*transformer draws 4")])
+def test_parts_that_are_whole_and_of_different_models_are_refused(sd15_folder, sd35_folder, tmp_path, family, change, words):
+    folder = shutil.copytree({"unet": sd15_folder, "mmdit": sd35_folder}[family], tmp_path / "model")
+    change(folder)
+    with published.headers_alone(), pytest.raises(ModelNotFound, match=words):
+        load_backbone(preset(folder, family))
+
+
+def test_an_autoencoder_of_another_family_cannot_be_swapped_in(sd15, sd15_folder, sd15_file, tmp_path):
+    published._vae(16).save_pretrained(tmp_path / "vae")
+    for model in (preset(sd15_folder), preset(sd15_file, architecture=str(sd15_folder))):
+        with published.headers_alone(), pytest.raises(ModelNotFound, match="vae: .*16 channels where"):
+            load_backbone(model.model_copy(update={"vae": str(tmp_path / "vae")}))
+    tensors = {name.removeprefix("first_stage_model."): value
+               for name, value in published.ldm({**sd15, "vae": published._vae(16)}).items() if name.startswith("first_stage")}
+    path = write(tmp_path / "vae.safetensors", tensors)
+    with published.headers_alone(), pytest.raises(ModelNotFound, match="autoencoder in .* is of another size"):
+        load_backbone(preset(sd15_file, architecture=str(sd15_folder), vae=str(path)))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 
-from spf.backbones import checkpoints, parallel_attention
+from spf import config
+from spf.backbones import checkpoints, parallel_attention, source
 from spf.errors import CustomizationError, InvalidInput
 from spf.export.incoming import import_customization
 from spf.export.outgoing import Export, export, pipeline
@@ -112,6 +114,24 @@ def test_every_export_draws_the_same_in_a_fresh_process(family, preset, taught, 
         torch.testing.assert_close(pictures[name], picture, atol=1e-3, rtol=1e-2)
         assert (pictures[name] - pictures["base"]).abs().mean() > 0.01
         assert (pictures[name] - expected).abs().mean() < (pictures["base"] - expected).abs().mean()
+
+
+def test_an_exported_folder_is_used_as_the_model_it_was_taught_on(preset, taught, tmp_path):
+    """Its CLIP comes along, and how its maps are read and how many steps it takes; without them this app would need a network."""
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "open_clip_config.json").write_text("{}")
+    own = config.CONFIGS / "models" / "published.yaml"
+    own.write_text(yaml.safe_dump(yaml.safe_load(own.read_text()) | {
+        "clip": str(tmp_path / "clip"), "num_inference_steps": 7, "guidance_scale": 2.5, "method": {"phrase_reduce": "mean"}}))
+    base = config.model_preset("published")
+    export(Export("hat", "diffusers", tmp_path / "folder"))
+    made = source.described(str(tmp_path / "folder"))
+    assert made.clip == str(tmp_path / "folder" / "clip") and made.name == "folder"
+    for name in ("num_inference_steps", "guidance_scale", "base_text", "method"):
+        assert getattr(made, name) == getattr(base, name)
+    own.unlink()
+    elsewhere = source.described(str(tmp_path / "folder"))
+    assert elsewhere.clip == made.clip and elsewhere.num_inference_steps == 20, "on a computer that does not know the model"
 
 
 def merged(preset, path, tensors, error):

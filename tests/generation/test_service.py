@@ -125,6 +125,18 @@ def test_unknown_names_are_refused_and_the_service_goes_on(service, ask, values,
     assert service.generate(ask(num_inference_steps=1, map_steps=0)).customized.size == (64, 64)
 
 
+@pytest.mark.parametrize("asked", ["hat", "cap:0.5+hat:0.5"])
+def test_a_customization_of_another_model_is_refused_before_anything_is_loaded(service, tiny, teach, ask, monkeypatch, asked):
+    teach("cap")
+    card = CustomizationCard(name="hat", model="other", model_sha256="0" * 64, phrases=("a hat",), stage="both", created="now")
+    checkpoints.save_customization(card, {"conv_in.bias": torch.ones(1)})
+    for name in ("load_backbone", "mixed"):
+        monkeypatch.setattr(checkpoints, name, lambda *_: pytest.fail("a network was made first"))
+    with pytest.raises(CustomizationError, match="'hat' was trained on another model than 'tiny'"):
+        service.generate(ask(customization=asked))
+    assert not service._models
+
+
 def test_a_customization_without_weights_is_refused(service, teach, ask, spf_home):
     teach()
     (spf_home / "customizations" / "hat" / "weights.safetensors").unlink()
