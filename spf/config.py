@@ -163,6 +163,7 @@ class TrainConfig(Schema):
     base_only_prob: float = Field(0.0, ge=0, le=1, description="D25: share of stage-2 samples without target text.")
     seed: int = Field(0, ge=0, lt=2**63)
     sample_every: int = Field(50, ge=0, description="Steps between preview pictures; 0 draws one only when asked.")
+    sample_seeds: int = Field(1, ge=1, le=8, description="Previews are drawn of so many fixed seeds, side by side.")
     log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
     checkpoint_every: int = Field(100, ge=0, description="Steps between checkpoints; 0 writes one only when asked.")
     checkpoints_kept: int = Field(2, ge=1, le=100, description="Older checkpoints are deleted.")

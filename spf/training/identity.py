@@ -19,7 +19,7 @@ from spf.training.loop import global_batch
 STAGES = ("stage1", "stage2")
 SMALLEST_SPLIT = 8  # fewer pictures are all trained on
 # How often something is written or looked at, and what a run is called: none of it changes what is learned.
-_FREE = {"name", "data", "sample_every", "log_every", "checkpoint_every", "checkpoints_kept", "validate_every",
+_FREE = {"name", "data", "sample_every", "sample_seeds", "log_every", "checkpoint_every", "checkpoints_kept", "validate_every",
          "early_stop_patience", "divergence_factor", "report_to", "gradient_checkpointing", "offload", "cache_gb"}
 # In the identity only of runs that use them: checkpoints of earlier versions know nothing of them.
 _NEW = {"reference_precision", "tiny_decoder", "aspect_ratio_buckets"}

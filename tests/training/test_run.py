@@ -74,6 +74,21 @@ def test_a_run_writes_a_customization_that_generation_uses(make_run, tiny):
     assert result.original.tobytes() == generated(None).original.tobytes()
 
 
+def test_previews_of_several_seeds_lie_side_by_side(make_run):
+    shown = {}
+    for seeds in (1, 2):
+        run = make_run(name=f"hat{seeds}", stage="1", stage1__max_train_steps=1, sample_seeds=seeds)
+        run.execute()
+        (sample,) = run.folder.samples()
+        shown[seeds] = {name: Image.open(sample[name]) for name in ("original", "customized", "sfcm")}
+    for name, single in shown[1].items():
+        both, (side, height) = shown[2][name], single.size
+        assert both.size == (2 * side, height)
+        if name != "sfcm":  # a map is smoothed where the two meet
+            first, second = both.crop((0, 0, side, height)), both.crop((side, 0, 2 * side, height))
+            assert first.tobytes() == single.tobytes() != second.tobytes()
+
+
 def test_two_runs_of_one_seed_write_the_same_bits(make_run):
     first, second = (make_run(name=name, seed=3).execute().tensors() for name in ("a", "b"))
     assert first.keys() == second.keys()
