@@ -26,7 +26,8 @@ from spf.ui.show import Screen
 log = logging.getLogger(__name__)
 
 _EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5, "pairs": 4, "width": 512, "height": 512,
-             "hold": 3}
+             "hold": 3, "smoothing": 0.5, "interval": 4}
+_HOLD = {"hold.gain": "hold", "hold.smoothing": "smoothing", "hold.interval": "interval"}  # as the page calls them
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,16 @@ class Form:
     height: Any = None
     pairs: Any = 1
     hold: Any = HoldConfig().gain  # 0: nothing is held
+    smoothing: Any = HoldConfig().smoothing
+    interval: Any = HoldConfig().interval
 
     def request(self) -> GenerationRequest:
         """Raises InvalidInput naming the first field that cannot be used."""
         numbers = {"seed": self.seed, "num_inference_steps": self.steps, "guidance_scale": self.guidance,
                    "map_steps": self.map_steps}
         sides = {side: value for side, value in (("width", self.width), ("height", self.height)) if value not in (None, "")}
-        for field, value in {**numbers, **sides, "pairs": self.pairs, "hold": self.hold}.items():
+        held = {"hold": self.hold, "smoothing": self.smoothing, "interval": self.interval}
+        for field, value in {**numbers, **sides, "pairs": self.pairs, **held}.items():
             require_number(field, value, _EXAMPLES[field])
         if not self.model:
             raise InvalidInput("model", strings.NO_CHOICE)
@@ -62,15 +66,17 @@ class Form:
             "model": self.model, "customization": self.customization or None, "base_text": self.base_text or "",
             "target_texts": tuple(chip.text for chip in on), "negative_prompt": self.negative or "",
             "target_weights": () if all(chip.weight == 1 for chip in on) else tuple(chip.weight for chip in on),
-            "scheduler": self.scheduler or None, "count": self.pairs, "hold": {"gain": self.hold} if float(self.hold) else None,
+            "scheduler": self.scheduler or None, "count": self.pairs,
+            "hold": {path.removeprefix("hold."): held[field] for path, field in _HOLD.items()} if float(self.hold) else None,
             **sides, **numbers})
 
     @classmethod
     def of_request(cls, request: GenerationRequest) -> Form:
-        chips = tuple(map(Chip, request.target_texts, request.weights))
+        chips, hold = tuple(map(Chip, request.target_texts, request.weights)), request.hold or HoldConfig()
         return cls(request.model, request.customization or "", request.base_text, chips, request.negative_prompt,
                    str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps,
-                   request.scheduler or "", request.width, request.height, request.count, request.hold_gain)
+                   request.scheduler or "", request.width, request.height, request.count, request.hold_gain,
+                   hold.smoothing, hold.interval)
 
 
 def _parsed(values: dict[str, Any]) -> GenerationRequest:
@@ -78,7 +84,7 @@ def _parsed(values: dict[str, Any]) -> GenerationRequest:
     try:
         return parse(GenerationRequest, values)
     except InvalidInput as error:
-        raise renamed(error, {"count": "pairs", "hold.gain": "hold"}) from None
+        raise renamed(error, {"count": "pairs", **_HOLD}) from None
 
 
 def renamed(error: InvalidInput, names: dict[str, str]) -> InvalidInput:
@@ -210,14 +216,24 @@ def redraw(session: Session, look: Look) -> Screen:
     return show.looked_at(session)
 
 
-def form_of(kept: Kept) -> tuple[Form, str]:
-    """The form of an earlier result, and a notice. A customization that was deleted meanwhile is said, and left out."""
-    form = Form.of_request(kept.result.request)
+def form_of(request: GenerationRequest) -> tuple[Form, str]:
+    """The form of an earlier request, and a notice. A customization that was deleted meanwhile is said, and left out."""
+    return _existing(Form.of_request(request), strings.CUSTOMIZATION_GONE)
+
+
+def _existing(form: Form, words: str) -> tuple[Form, str]:
+    """The form with the original model where its customization, or one of a mix, does not exist any more; `words` then say it."""
     missing = [name for name in catalog.named(form.customization) if name not in catalog.customizations(form.model)]
     if missing:
-        gone = strings.CUSTOMIZATION_GONE.format(name=missing[0])
+        gone = InvalidInput("customization", words.format(name=missing[0]))
         return replace(form, customization=""), markup.problem(gone)
     return form, ""
+
+
+def left_out(request: GenerationRequest) -> list[str]:
+    """The settings of a request that the form has no field for, by their names in the schema."""
+    again = Form.of_request(request).request()
+    return [name for name in type(request).model_fields if getattr(again, name) != getattr(request, name)]
 
 
 def first_form(form: Form) -> Form:
@@ -226,18 +242,20 @@ def first_form(form: Form) -> Form:
     return replace(form, customization=name, targets=tuple(map(Chip, catalog.phrases(name)[:1])))
 
 
-def remembered(stored: Any) -> tuple[str | None, Form | None]:
-    """Timeline and form out of what the browser kept; None for what is not there or has another shape."""
+def remembered(stored: Any) -> tuple[str | None, Form | None, str]:
+    """Timeline, form and a notice out of what the browser kept; None for what is not there or has another shape.
+
+    A customization that was deleted since, here or in another browser, is said.
+    """
     if not isinstance(stored, dict):
-        return None, None
+        return None, None, ""
     key, values = stored.get("timeline"), stored.get("form")
     key = key if isinstance(key, str) and re.fullmatch(r"[0-9a-f]{32}", key) else None
     try:
         form = Form(**{**values, "targets": tuple(Chip(**chip) for chip in values["targets"])})
-        gone = [name for name in catalog.named(form.customization) if name not in catalog.customizations(form.model)]
-        return key, replace(form, customization="") if gone else form
+        return key, *_existing(form, strings.CUSTOMIZATION_GONE_HERE)
     except (TypeError, KeyError):
-        return key, None
+        return key, None, ""
 
 
 def dice() -> str:

@@ -23,7 +23,8 @@ _PLACES = {
     "target_weights": "spf-targets", "seed": "spf-seed", "pairs": "spf-pairs-count", "hold": "spf-hold",
     **{name: f"spf-more/spf-{place}" for name, place in {
         "negative_prompt": "negative", "num_inference_steps": "steps", "guidance_scale": "guidance", "map_steps": "map-steps",
-        "scheduler": "scheduler", "width": "width", "height": "height", "picture": "restore", "settings": "preset",
+        "scheduler": "scheduler", "width": "width", "height": "height", "smoothing": "smoothing", "interval": "interval",
+        "picture": "restore", "settings": "preset",
         "settings_name": "preset-name"}.items()}}
 
 
@@ -45,6 +46,8 @@ class Fields(Group):
     height: gr.Textbox
     pairs: gr.Number
     hold: gr.Slider
+    smoothing: gr.Number
+    interval: gr.Number
 
     @staticmethod
     def read(values: tuple[Any, ...]) -> Form:
@@ -56,11 +59,11 @@ class Fields(Group):
     def write(form: Form | None) -> list[Any]:
         """Values for `all()` that show `form`; all are skipped without one."""
         if form is None:
-            return [gr.skip()] * 14
+            return [gr.skip()] * len(Fields.__annotations__)
         phrases = chips.value(form.targets, catalog.phrases(form.customization))
         return [form.model, _customizations(form.model, form.customization), form.base_text, phrases,
                 form.negative, str(form.seed), form.steps, form.guidance, form.map_steps, form.scheduler, form.width,
-                form.height, form.pairs, form.hold]
+                form.height, form.pairs, form.hold, form.smoothing, form.interval]
 
 
 def _customizations(model: str, chosen: str) -> Any:
@@ -193,12 +196,12 @@ def _form() -> tuple[Fields, _Controls, tuple[gr.Button, gr.Button, gr.HTML]]:
         dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
         count = _number("pairs-count", strings.PAIRS, 1)
     actions = _actions()
-    negative, numbers, drawn_as, picture, named = _more(preset)
-    fields = Fields(model, customization, base_text, targets, negative, seed, *numbers, *drawn_as, count, hold)
-    return fields, _Controls(dice, live, picture, named), actions
+    negative, (numbers, drawn_as, held), picture, named = _more(preset)
+    form = Fields(model, customization, base_text, targets, negative, seed, *numbers, *drawn_as, count, hold, *held)
+    return form, _Controls(dice, live, picture, named), actions
 
 
-def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple[Any, ...], gr.File, _Presets]:
+def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[tuple[Any, ...], ...], gr.File, _Presets]:
     with fold(strings.MORE, "spf-more"):
         negative = gr.Textbox("", label=strings.NEGATIVE, info=strings.NEGATIVE_HINT, elem_id="spf-negative")
         with gr.Row(elem_classes="spf-numbers"):
@@ -211,10 +214,14 @@ def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[gr.Number, ...], tuple
             # gradio makes an empty Number 0 when it comes to the page
             sides = [gr.Textbox("", label=label, placeholder=str(preset.resolution), max_lines=1, min_width=60,
                                 elem_id=f"spf-{side}") for side, label in (("width", strings.WIDTH), ("height", strings.HEIGHT))]
+        gr.HTML(markup.quiet(strings.HOLD_MORE))
+        with gr.Row(elem_classes="spf-numbers spf-two"):
+            held = (_number("smoothing", strings.SMOOTHING, HoldConfig().smoothing, step=0.1),
+                    _number("interval", strings.INTERVAL, HoldConfig().interval))
         named = _presets()
         picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=140, elem_id="spf-restore")
         gr.HTML(markup.quiet(strings.RESTORE_HINT))
-    return negative, numbers, (scheduler, *sides), picture, named
+    return negative, (numbers, (scheduler, *sides), held), picture, named
 
 
 def _presets() -> _Presets:
@@ -271,7 +278,9 @@ def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls
         if live:
             handlers.supersede(session, Fields.read(values))
 
-    view.generate.click(None, None, [view.status], js=f"() => {json.dumps(markup.quiet(strings.STATUS_QUEUED))}", **QUIET)
+    # an old refusal goes at once: one that comes again is then news, and marks its field again
+    queued = json.dumps([markup.quiet(strings.STATUS_QUEUED), ""])
+    view.generate.click(None, None, [view.status, view.notice], js=f"() => {queued}", **QUIET)
     view.generate.click(generate, inputs, view.all(), **options)
     view.cancel.click(handlers.cancel, [panel.session], None, **QUIET)
     for changed in (panel.fields.targets.input, panel.fields.customization.input, panel.fields.hold.release):
@@ -383,7 +392,7 @@ def _wire_memory(panel: GeneratePanel) -> None:
     for listen in (fields.model.input, fields.customization.input, fields.base_text.blur, fields.targets.input,
                    fields.negative.blur, fields.seed.change, fields.steps.blur, fields.guidance.blur,
                    fields.map_steps.blur, fields.scheduler.input, fields.width.blur, fields.height.blur, fields.pairs.blur,
-                   fields.hold.release,
+                   fields.hold.release, fields.smoothing.blur, fields.interval.blur,
                    panel.view.generate.click, panel.view.timeline.change):
         listen(remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
 
@@ -394,10 +403,10 @@ def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:
     Generate can be pressed from then on: before, it would draw what the form does not say yet.
     """
     def fill(session: Session, remembered: Any, *values: Any) -> list[Any]:
-        key, kept = handlers.remembered(remembered)
+        key, kept, gone = handlers.remembered(remembered)
         _, screen = timeline_handlers.reopen(session, key) if key else (None, Screen())
         form = kept or handlers.first_form(Fields.read(values))
         status = screen.status or markup.quiet(strings.STATUS_READY)
-        return [*Fields.write(form), *View.write(replace(screen, status=status, busy=False))]
+        return [*Fields.write(form), *View.write(replace(screen, status=status, busy=False, notice=gone or screen.notice))]
 
     demo.load(fill, [panel.session, panel.browser, *panel.fields.all()], [*panel.fields.all(), *panel.view.all()], **QUIET)

@@ -14,14 +14,35 @@ element.querySelector('[data-act="theme"]').addEventListener('click', () => them
 element.querySelector('[data-act="keys"]').addEventListener('click', () => sheet.showModal());
 element.querySelector('[data-act="close"]').addEventListener('click', () => sheet.close());
 
+// The guide ticks off what was done. It is over for good when it is sent away, or at the next visit after all was done.
+const tabs = JSON.parse(element.querySelector('header').dataset.tabs);
+const steps = [...guide.querySelectorAll('li')];
 const finish = () => { localStorage.setItem('spf-guide', 'done'); guide.hidden = true; };
 guide.hidden = localStorage.getItem('spf-guide') === 'done';
+const doneBefore = guide.hidden ? [] : (localStorage.getItem('spf-guide') ?? '').split(',').filter(Boolean);
+doneBefore.forEach((number) => { steps[number].dataset.done = ''; });
+
+function did(number) {
+  if (guide.hidden) return;
+  steps[number].dataset.done = '';
+  const done = steps.map((step, index) => ('done' in step.dataset ? index : '')).filter((index) => index !== '');
+  localStorage.setItem('spf-guide', done.length === steps.length ? 'done' : done.join(','));
+}
+
+document.addEventListener('spf-steps', ({ detail }) => { if (detail > 0) did(0); if (detail > 1) did(1); });
+document.addEventListener('spf-pane', ({ detail }) => { if (detail === 'pollution') did(2); });
+document.addEventListener('click', (event) => {
+  const name = event.target.closest?.('#spf-tabs [role="tab"], #spf-tabs .overflow-dropdown button')?.textContent.trim();
+  if (!tabs.includes(name)) return;
+  guide.classList.toggle('spf-elsewhere', name !== tabs[0]);
+  if (name === tabs[2]) did(3);
+});
 element.querySelector('[data-act="done"]').addEventListener('click', finish);
 element.querySelector('[data-act="try"]').addEventListener('click', () => press('#spf-generate'));
 
 // By its name: in a narrow window some tabs are in the menu at the end of the row, and the others have moved up.
 function openTab(number) {
-  const name = JSON.parse(element.querySelector('header').dataset.tabs)[number - 1];
+  const name = tabs[number - 1];
   const places = document.querySelectorAll('#spf-tabs [role="tab"], #spf-tabs .overflow-dropdown button');
   [...places].find((place) => place.textContent.trim() === name)?.click();
 }

@@ -5,12 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from spf.ui import catalog, theme
 
 QUEUE_SIZE = 32
 SESSIONS = 100
 MAX_UPLOAD = "20mb"
+# What the page would fetch from any other address, the browser refuses. Gradio makes the scripts of components out of text.
+POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+          "form-action 'self'")
+
+
+class OnlyFromHere:
+    """Adds POLICY to every answer."""
+
+    def __init__(self, app: Any):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
 
 
 def launch(demo: gr.Blocks, host: str = "127.0.0.1", port: int | None = None,
@@ -32,5 +51,6 @@ def settings() -> dict[str, Any]:
         "max_file_size": MAX_UPLOAD, "state_session_capacity": SESSIONS,
         "allowed_paths": [str(catalog.outputs())],
         "blocked_paths": [str(home / name) for name in ("runs", "customizations", "datasets", "presets", "studio.sqlite")],
+        "app_kwargs": {"middleware": [Middleware(OnlyFromHere)]},
         "theme": theme.theme(), "css": theme.css(),
     }

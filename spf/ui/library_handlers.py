@@ -2,43 +2,85 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from spf import config, library
-from spf.errors import InvalidInput
+from spf.errors import InvalidInput, SpfError
 from spf.library import Customization
-from spf.ui import catalog, strings, viewer
+from spf.ui import catalog, markup, strings, viewer
+
+LOOKED_THROUGH = 200  # results, newest first, for one that shows a customization or a model
 
 
 def table() -> str:
     """Every customization as a card, as HTML."""
-    found = catalog.customizations()
-    cards = "".join(_card(one) for one in found.values())
-    return f'<div class="spf-cards">{cards}</div>' if cards else f'<p class="spf-quiet">{escape(strings.LIBRARY_NONE)}</p>'
+    cards = "".join(map(_customization, catalog.customizations().values()))
+    if not cards:
+        return f'<p class="spf-quiet">{escape(strings.LIBRARY_NONE)}</p>'
+    return markup.heading(strings.LIBRARY_CUSTOMIZATIONS) + f'<div class="spf-cards">{cards}</div>'
 
 
-def _card(one: Customization) -> str:
-    card = one.card
-    picture = thumbnail(card.name)
-    image = (f'<img src="{escape(viewer.address(picture))}" alt="{escape(strings.LIBRARY_PICTURE.format(name=card.name))}">'
-             if picture else f'<span class="spf-empty">{escape(strings.LIBRARY_NO_PICTURE)}</span>')
+def models() -> str:
+    """Every model as a card, as HTML: what it is, and whether it is here or how to get it. The first call imports torch."""
+    cards = "".join(map(_model, config.model_presets()))
+    return markup.heading(strings.LIBRARY_MODELS) + f'<div class="spf-cards">{cards}</div>'
+
+
+def _customization(one: Customization) -> str:
+    card, newest = one.card, _newest("customization", one.card.name)
     origin = strings.LIBRARY_SHIPPED if one.shipped else card.created[:10]
-    rows = {strings.LIBRARY_PHRASES: ", ".join(card.phrases), strings.MODEL: card.model, strings.LIBRARY_FROM: origin,
+    rows = {strings.LIBRARY_PHRASES: ", ".join(card.phrases), strings.MODEL: card.model,
+            **({strings.LIBRARY_SCORES: _scores(newest)} if newest else {}), strings.LIBRARY_FROM: origin,
             **{strings.LIBRARY_FACTS.get(key, key): value for key, value in card.summary.items()}}
+    return _card(card.name, newest and newest / "customized.png", rows)
+
+
+def _model(name: str) -> str:
+    from spf.backbones import source
+
+    try:
+        preset = config.model_preset(name)
+        title, state = preset.title, strings.LIBRARY_MODEL_HERE
+        source.require_model(preset)
+    except SpfError as error:
+        state = markup.say(error)
+        if isinstance(error, InvalidInput):  # of the preset's own file: nothing else is known of it
+            return _card(name, None, {strings.LIBRARY_MODEL_STATE: state})
+    newest = _newest("model", name)
+    return _card(title, newest and newest / "original.png", {
+        strings.LIBRARY_MODEL_NAME: name, strings.LIBRARY_MODEL_FAMILY: strings.LIBRARY_MODEL_FAMILIES[preset.family],
+        strings.LIBRARY_MODEL_SIDE: strings.LIBRARY_MODEL_PIXELS.format(side=preset.resolution),
+        strings.LIBRARY_MODEL_STATE: state})
+
+
+def _card(title: str, picture: Path | None, rows: Mapping[str, Any]) -> str:
+    image = (f'<img src="{escape(viewer.address(picture))}" alt="{escape(strings.LIBRARY_PICTURE.format(name=title))}">'
+             if picture else f'<span class="spf-empty">{escape(strings.LIBRARY_NO_PICTURE)}</span>')
     facts = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in rows.items())
-    return f'<article class="spf-card">{image}<div><h3>{escape(card.name)}</h3><dl>{facts}</dl></div></article>'
+    return f'<article class="spf-card">{image}<div><h3>{escape(title)}</h3><dl>{facts}</dl></div></article>'
 
 
-def thumbnail(name: str) -> Path | None:
-    """The newest saved portrait that was made with a customization alone, if there is one."""
-    marker = f'"customization": "{name}"'
-    for path in sorted(catalog.outputs().glob("*/*/result.json"), reverse=True)[:200]:
+def _newest(field: str, name: str) -> Path | None:
+    """The folder of the newest saved result whose `field` is `name`, if there is one."""
+    marker = f'"{field}": "{name}"'
+    for path in sorted(catalog.outputs().glob("*/*/result.json"), reverse=True)[:LOOKED_THROUGH]:
         if marker in path.read_text(encoding="utf-8", errors="replace"):
-            return path.with_name("customized.png")
+            return path.parent
     return None
+
+
+def _scores(folder: Path) -> str:
+    """The preservation scores of a saved result in one line."""
+    try:
+        scores = json.loads((folder / "result.json").read_text(encoding="utf-8"))["metrics"]
+        return ", ".join(markup.scores(scores).values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return strings.METRIC_UNDEFINED
 
 
 def choices() -> list[str]:

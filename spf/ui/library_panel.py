@@ -39,8 +39,10 @@ def add_panel(portrait: GeneratePanel, tab: gr.Tab) -> None:
             exported, files = _files()
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
             cards = gr.HTML("", elem_id="spf-library")
+            models = gr.HTML("", elem_id="spf-models")
     lists = Lists(cards, mine, mix, exported)
-    tab.select(Lists.write, [portrait.fields.model], lists.all(), **QUIET)
+    # the models come after the rest: to judge their files, torch is imported where nothing was drawn yet
+    tab.select(Lists.write, [portrait.fields.model], lists.all(), **QUIET).then(handlers.models, None, [models], **QUIET)
     _wire_manage(lists, manage, notice, portrait)
     _wire_mix(portrait, mix, use, notice)
     _wire_files(lists, files, notice, portrait)

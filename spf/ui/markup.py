@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from PIL import Image
@@ -60,17 +60,21 @@ def caption(text: str, usable: bool = True) -> str:
 
 def metrics(result: GenerationResult) -> str:
     """Preservation, seconds and seed in one line; each number explains itself under the pointer."""
-    parts = [
-        f'<span title="{escape(hint)}">{escape(_number(label, result.metrics[name]))}</span>'
-        for name, (label, hint) in strings.METRICS.items() if name in result.metrics]
+    parts = [f'<span title="{escape(strings.METRICS[name][1])}">{escape(text)}</span>'
+             for name, text in scores(result.metrics).items()]
     seconds = {name: result.seconds.get(name, 0.0) for name in ("original", "customized", "maps")}
     parts.append(escape(strings.SECONDS.format(total=sum(seconds.values()), **seconds)))
     parts.append(escape(strings.SEED_USED.format(seed=result.request.seed)))
     return f'<p class="spf-quiet spf-metrics">{" · ".join(parts)}</p>'
 
 
-def _number(label: str, value: float) -> str:
-    return label.format(value) if value == value else f"{label.partition('{')[0]}{strings.METRIC_UNDEFINED}"
+def scores(metrics: Mapping[str, float | None]) -> dict[str, str]:
+    """Each preservation score of a pair that there is, in words, by its name."""
+    return {name: _number(label, metrics[name]) for name, (label, _) in strings.METRICS.items() if name in metrics}
+
+
+def _number(label: str, value: float | None) -> str:
+    return label.format(value) if value is not None and value == value else f"{label.partition('{')[0]}{strings.METRIC_UNDEFINED}"
 
 
 def legend() -> str:

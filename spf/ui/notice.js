@@ -35,3 +35,4 @@ function say(target, text) {
 }
 
 watch('value', () => setTimeout(place));
+setTimeout(place);  // of a page that opens with a notice

@@ -122,15 +122,19 @@ def add_panel(tab: gr.Tab) -> None:
         with gr.Column(elem_id="spf-results-pictures", elem_classes="spf-part"):
             title = gr.HTML("", elem_id="spf-results-title")
             pairs, gallery = (gr.Gallery(
-                label=label, format="png", columns=3, object_fit="contain", visible=False, buttons=["download", "fullscreen"],
-                elem_id=f"spf-results-{key}") for key, label in (
-                    ("pairs", strings.RESULTS_BEHIND), ("figures", strings.RESULTS_FIGURES)))
+                label=label, format=kind, columns=3, object_fit="contain", visible=False, buttons=["download", "fullscreen"],
+                elem_id=f"spf-results-{key}") for key, label, kind in (
+                    ("pairs", strings.RESULTS_BEHIND, "png"),
+                    ("figures", strings.RESULTS_FIGURES, "jpeg")))  # a PNG of a sheet takes 80 times as long to write
         pressed = gr.HTML("", js_on_load=script("results.js"), elem_id="spf-results-pressed",
                           words={"behind": strings.RESULTS_BEHIND, "open": strings.RESULTS_OPEN})
 
     def show(name: str | None) -> list[Any]:
+        return [table(name), gr.update(value=None, visible=False), "", gr.update(value=None, visible=False)]
+
+    def show_figures(name: str | None) -> Any:
         pictures = figures(name)
-        return [table(name), gr.update(value=pictures, visible=bool(pictures)), "", gr.update(value=None, visible=False)]
+        return gr.update(value=pictures, visible=bool(pictures))
 
     def opened(name: str | None) -> list[Any]:
         names = list(evaluations())
@@ -150,5 +154,6 @@ def add_panel(tab: gr.Tab) -> None:
 
     shown = [gallery, title, pairs]
     pressed.select(press, [choice], shown, **QUIET)
-    tab.select(opened, [choice], [choice, words, text, *shown], **QUIET)
-    choice.input(show, [choice], [text, *shown], **QUIET)
+    # the tables are there to be read while the figures are on their way
+    tab.select(opened, [choice], [choice, words, text, *shown], **QUIET).then(show_figures, [choice], [gallery], **QUIET)
+    choice.input(show, [choice], [text, *shown], **QUIET).then(show_figures, [choice], [gallery], **QUIET)

@@ -64,9 +64,16 @@ def change(before: GenerationRequest | None, after: GenerationRequest) -> str:
     if not words and list(was) != list(now):
         words = [strings.STEP_ORDER.format(targets=", ".join(now))]
     for field, label in strings.STEP_FIELDS.items():
-        if getattr(before, field) != getattr(after, field):
-            words.append(label.format(getattr(after, field) or strings.STEP_NONE))
+        was, now = (_setting(request, field) for request in (before, after))
+        if was != now and not ("." in field and None in (was, now)):  # a part that came or went is said by its first field
+            words.append(label.format(now or strings.STEP_NONE))
     return ", ".join(words) or strings.STEP_SAME
+
+
+def _setting(request: GenerationRequest, field: str) -> Any:
+    """A field of a request, or of a part of it that may not be there: 'hold.smoothing'."""
+    part, dot, name = field.rpartition(".")
+    return getattr(getattr(request, part) if dot else request, name, None)
 
 
 def _weighted(text: str, weight: float, always: bool = False) -> str:

@@ -54,6 +54,9 @@ HOLD_HINT = ("Places that the map leaves unmarked stay as in the original; a hig
              "0 holds nothing, as the paper draws: best for a style.")
 HELD_WIDE = ("What you asked for concerns {share:.0%} of the picture, as a style does, and the original is held in the rest. "
              "Set '" + HOLD + "' to 0 to let it reach everywhere.")
+SMOOTHING = "Smoothing of that map"
+INTERVAL = "Steps between maps"
+HOLD_MORE = "The map that holds the original: how much of the earlier ones is kept in it, and how often it is measured."
 SCHEDULER = "Sampler"
 SCHEDULERS = {"": "The model's own", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}
 WIDTH = "Width in pixels"
@@ -133,7 +136,9 @@ STATUS_PAIRS = "Pairs {number} to {last} of {count}, together. "
 STATUS_UNFINISHED = "These pictures are unfinished."
 CANCELLED = "Cancelled. The form is kept."
 CUSTOMIZATION_GONE = (
-    "Customization: '{name}', which this result was made with, does not exist any more; choose another one.")
+    "'{name}', which this result was made with, does not exist any more; choose another one.")
+CUSTOMIZATION_GONE_HERE = (
+    "'{name}', which was chosen here, does not exist any more; the original model is chosen instead.")
 PHRASES_DROPPED = "Too long for the text encoder: left out of the base text were {phrases}."
 NOT_SAVED = "The result is shown but could not be saved ({reason}); free some space on the disk."
 UNEXPECTED = "Something went wrong inside the app. The form is kept; the server's log names the cause."
@@ -166,12 +171,14 @@ STEP_FIELDS = {
     "seed": "seed {}", "customization": "customization {}", "model": "model {}", "num_inference_steps": "{} steps",
     "guidance_scale": "guidance {}", "negative_prompt": "negative text {}", "map_steps": "{} map steps",
     "scheduler": "sampler {}", "width": "width {}", "height": "height {}",
-    "hold_gain": "hold {}",
+    "hold_gain": "hold {}", "hold.smoothing": "smoothing {}", "hold.interval": "maps every {} steps",
 }
 NO_TARGET = "base text only"
 RESTORE = "Restore from a picture"
 RESTORE_HINT = "Drop a portrait that this app saved: it carries its settings."
 RESTORED = "The form is as it was for that picture. Press Generate to draw it."
+RESTORED_WITHOUT = ("The form is as it was for that picture but for what this page has no field for ({fields}): "
+                    "Generate draws it without.")
 
 # --- the Teach tab
 TEACH_STEPS = [
@@ -276,6 +283,7 @@ FIELDS = {
     "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS,
     "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
     "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT, "hold": HOLD,
+    "smoothing": SMOOTHING, "interval": INTERVAL,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
     "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
     "settings": PRESET, "settings_name": PRESET_NAME, "recipe": METHOD, "method": METHOD,
@@ -328,6 +336,16 @@ LIBRARY_NO_PICTURE = "no portrait yet"
 LIBRARY_SHIPPED = "comes with the app"
 LIBRARY_PHRASES = "Phrases"
 LIBRARY_FROM = "Taught"
+LIBRARY_SCORES = "Newest portrait"
+LIBRARY_CUSTOMIZATIONS = "Customizations"
+LIBRARY_MODELS = "Models"
+LIBRARY_MODEL_NAME = "Name"
+LIBRARY_MODEL_FAMILY = "Kind"
+LIBRARY_MODEL_FAMILIES = {"unet": "U-Net", "mmdit": "MM-DiT"}
+LIBRARY_MODEL_SIDE = "Pictures"
+LIBRARY_MODEL_PIXELS = "{side} × {side} pixels"
+LIBRARY_MODEL_STATE = "Files"
+LIBRARY_MODEL_HERE = "on this computer"
 LIBRARY_FACTS = {
     "recipe": "Method", "pictures": "Pictures", "validation_pictures": "Held out", "run": "Run", "seconds": "Seconds",
     "started_from": "Started from", "processes": "Processes", "stage1_steps": "Stage 1 steps",

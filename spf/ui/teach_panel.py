@@ -121,7 +121,7 @@ def add_panel(portrait: GeneratePanel) -> TeachPanel:
         with gr.Column(scale=5, min_width=320, elem_classes="spf-stage"):
             view, buttons = _stage(start)
     panel = TeachPanel(gr.State(Watched()), fields, view)
-    _wire_form(fields)
+    _wire_form(fields, words)
     _wire_start(panel, words, portrait)
     _wire_plan(panel, plan, words, portrait)
     _wire_run(panel, portrait)
@@ -230,11 +230,12 @@ def _samples() -> list[gr.Image]:
                      buttons=["fullscreen"], min_width=100, elem_id=f"spf-sample-{name}") for name, title in names]
 
 
-def _wire_form(fields: Fields) -> None:
-    """The name follows what is taught: it is suggested anew where that changes."""
+def _wire_form(fields: Fields, words: gr.HTML) -> None:
+    """The name follows what is taught: it is suggested anew where that changes. A refusal of other pictures goes away."""
     inputs = [fields.source, fields.attribute, fields.phrase]
     for listen in (fields.source.input, fields.attribute.input, fields.phrase.blur):
         listen(handlers.suggested_name, inputs, [fields.name], **QUIET)
+    fields.source.input(lambda: "", None, [words], **QUIET)
     fields.uploads.change(handlers.upload_table, [fields.uploads], [fields.table], **QUIET)
 
 

@@ -26,13 +26,22 @@ function drawStep(step) {
   return box;
 }
 
+// Into view along the row alone: scrollIntoView would move the page away from the pictures, too.
+function reveal(step) {
+  if (!step) return;
+  const left = step.offsetLeft - tree.offsetLeft, right = left + step.offsetWidth;
+  if (left < tree.scrollLeft) tree.scrollLeft = left;
+  else if (right > tree.scrollLeft + tree.clientWidth) tree.scrollLeft = right - tree.clientWidth;
+}
+
 function draw() {
   const { steps = [], undo: before, redo: after, download } = props.value ?? {};
   root.hidden = steps.length === 0;
+  document.dispatchEvent(new CustomEvent('spf-steps', { detail: steps.length }));
   undo.disabled = !before;
   redo.disabled = !after;
   tree.replaceChildren(...steps.map(drawStep));
-  tree.querySelector('.spf-current')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  reveal(tree.querySelector('.spf-current'));
   if (download && download !== downloaded) {
     downloaded = download;
     const link = Object.assign(made('a', ''), { href: download, download: download.split('/').pop() });

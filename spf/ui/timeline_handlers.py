@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from spf.errors import InvalidInput
+from spf.config import model_preset
+from spf.errors import InvalidInput, SpfError
 from spf.generation.history import read_request, read_result
 from spf.generation.timeline import path_to
 from spf.ui import catalog, generate_handlers, markup, show, steps, strings, viewer
@@ -31,7 +32,7 @@ def go(session: Session, step: int | None) -> tuple[Form | None, Screen]:
     if kept is None:
         return None, Screen(notice=markup.problem(strings.STEP_GONE))
     session.timeline.go(step)
-    form, notice = generate_handlers.form_of(kept)
+    form, notice = generate_handlers.form_of(kept.result.request)
     return form, replace(show.result(session, kept), notice=notice)
 
 
@@ -87,6 +88,10 @@ def dropped(path: str | None) -> tuple[Form | None, str]:
         return None, ""
     try:
         request = read_request(Path(path))
-    except InvalidInput as error:
+        model_preset(request.model)
+    except SpfError as error:
         return None, markup.problem(error)
-    return Form.of_request(request), markup.report(strings.RESTORED)
+    form, gone = generate_handlers.form_of(request)
+    lost = generate_handlers.left_out(request)
+    words = strings.RESTORED_WITHOUT.format(fields=", ".join(lost)) if lost else strings.RESTORED
+    return form, gone or markup.report(words)

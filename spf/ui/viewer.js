@@ -91,6 +91,26 @@ function splitAt(event, frame) {
   place();
 }
 
+// Where the pictures stand below the form, a press of Generate that was accepted, which disables it, leads to them; one that was
+// refused does not, nor does whatever is drawn after the next press of anything.
+let accepted = null;
+const forget = () => accepted?.disconnect();
+document.addEventListener('pointerdown', forget, true);
+document.addEventListener('click', (event) => {
+  const button = event.target.closest?.('#spf-generate');
+  if (!button) return;
+  forget();
+  accepted = new MutationObserver(() => { if (button.disabled) { forget(); lead(); } });
+  accepted.observe(button, { attributes: true, attributeFilter: ['disabled'] });
+});
+
+function lead() {
+  const form = document.querySelector('.spf-form').getBoundingClientRect(), box = root.getBoundingClientRect();
+  if (box.top < form.bottom || box.top < innerHeight / 3) return;  // beside it, or well in view
+  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  root.scrollIntoView({ behavior: still ? 'auto' : 'smooth', block: 'start' });
+}
+
 for (const button of root.querySelectorAll('.spf-modes button')) {
   button.addEventListener('click', () => mode(button.dataset.mode));
 }
@@ -103,6 +123,7 @@ for (const slot of slots) {
   slot.querySelector('select').addEventListener('change', (event) => {
     chosen[slot.dataset.slot] = event.target.value;
     drawSlot(slot);
+    document.dispatchEvent(new CustomEvent('spf-pane', { detail: event.target.value }));
   });
   frameEvents(slot.querySelector('.spf-frame'));
 }

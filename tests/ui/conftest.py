@@ -35,6 +35,7 @@ def training(monkeypatch):
         fake = fakes.FakeTraining(**options)
         monkeypatch.setattr(store, "require_model", lambda preset: None)
         monkeypatch.setattr(store, "start", fake)
+        monkeypatch.setattr(store, "resume", fake.resume)
         return fake
 
     return install

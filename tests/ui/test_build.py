@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import gradio_client
+import httpx
 import pytest
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -105,6 +106,12 @@ def test_the_api_through_the_real_client(client, service, spf_home):
     assert client.predict(run_id=run["run_id"], api_name="/job")["run_id"] == run["run_id"]
     assert client.predict(run_id=run["run_id"], api_name="/cancel")["run_id"] == run["run_id"]
     assert [one["run_id"] for one in client.predict(api_name="/jobs")["jobs"]] == [run["run_id"]]
+
+
+def test_the_browser_is_told_to_fetch_nothing_from_elsewhere(client):
+    for path in ("", "config", "gradio_api/info", "nowhere"):
+        policy = httpx.get(client.src + path, timeout=120).headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
 
 
 def test_pictures_of_the_api_can_be_fetched_and_other_files_cannot(client, spf_home):

@@ -272,13 +272,20 @@ def test_weights_that_cannot_be_used_are_said(service, session, weight):
 def test_the_browser_gives_back_what_it_was_given():
     form = replace(FORM, targets=(Chip("a hat", 0.5, on=False),))
     kept = json.loads(json.dumps({"timeline": "0" * 32, "form": asdict(form)}))
-    assert handlers.remembered(kept) == ("0" * 32, form)
+    assert handlers.remembered(kept) == ("0" * 32, form, "")
+
+
+def test_a_customization_that_was_deleted_elsewhere_is_said_when_the_page_opens_again():
+    form = replace(FORM, customization="gone:0.5+winter-hat")
+    key, found, notice = handlers.remembered({"form": asdict(form)})
+    assert (key, found) == (None, replace(form, customization=""))
+    assert "'gone', which was chosen here, does not exist any more" in notice.replace("&#x27;", "'")
 
 
 @pytest.mark.parametrize("stored", [
     None, 7, [], {}, {"form": 3}, {"form": {"x": 1}}, {"form": {"targets": [{"y": 1}]}}, {"timeline": "../x", "form": {}}])
 def test_what_another_page_left_in_the_browser_is_ignored(stored):
-    assert handlers.remembered(stored) == (None, None)
+    assert handlers.remembered(stored) == (None, None, "")
 
 
 def test_the_first_form_has_a_customization_and_its_phrase():

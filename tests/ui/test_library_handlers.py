@@ -3,8 +3,9 @@
 import fakes
 import pytest
 
-from spf.config import home
-from spf.errors import CustomizationError, InvalidInput
+from spf.backbones import source
+from spf.config import home, model_presets
+from spf.errors import CustomizationError, InvalidInput, ModelNotFound
 from spf.ui import catalog, generate_handlers, strings
 from spf.ui import library_handlers as handlers
 from spf.ui.chips import Chip
@@ -24,6 +25,25 @@ def test_cards_show_phrases_origin_and_the_newest_portrait(service, mine):
     cards = handlers.table()
     assert "A portrait made with turban" in cards and strings.LIBRARY_SHIPPED in cards
     assert "<b>" not in cards and "&lt;b&gt;turban" in cards
+    assert "difference 3.1%, outside the SFCM n/a, target gain +0.042" in cards, "the scores of that portrait"
+    result = next((home() / "outputs").glob("*/*/result.json"))
+    result.write_text(result.read_text().replace('"metrics"', '"nothing"'))
+    assert f"<dt>{strings.LIBRARY_SCORES}</dt><dd>{strings.METRIC_UNDEFINED}</dd>" in handlers.table()
+
+
+def test_models_say_what_they_are_and_whether_they_are_here(service, monkeypatch):
+    def require(preset):
+        if preset.name == "sd15":
+            raise ModelNotFound("model: is not here; get it with 'python -m spf download sd15'.")
+
+    monkeypatch.setattr(source, "require_model", require)
+    list(generate_handlers.generate(service, Form(base_text="a person", steps=4), Session()))
+    cards = handlers.models().split("<article")[1:]
+    assert len(cards) == len(model_presets())
+    [pocket] = [card for card in cards if "<dd>pocket</dd>" in card]
+    [missing] = [card for card in cards if "<dd>sd15</dd>" in card]
+    assert strings.LIBRARY_MODEL_HERE in pocket and "128 × 128" in pocket and "U-Net" in pocket and "original.png" in pocket
+    assert "Model: is not here" in missing and "download sd15" in missing and strings.LIBRARY_NO_PICTURE in missing
 
 
 def test_only_the_users_own_can_be_renamed_and_deleted(mine):

@@ -10,7 +10,8 @@ from spf.ui.chips import Chip
 from spf.ui.generate_handlers import Form
 
 FORM = Form(base_text="a person", targets=(Chip("a hat", 0.5),), customization="winter-hat", negative="blur", seed="7", steps=12,
-            guidance=3.5, map_steps=2, scheduler="euler", width=96, height=64, pairs=4, hold=2.5)
+            guidance=3.5, map_steps=2, scheduler="euler", width=96, height=64, pairs=4, hold=2.5,
+            smoothing=0.25, interval=2)
 
 
 def test_settings_come_back_and_texts_and_seed_stay(spf_home):

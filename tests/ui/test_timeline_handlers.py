@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from spf.config import GenerationRequest
+from spf.config import GenerationRequest, MagnetConfig
+from spf.generation.history import save_result
 from spf.ui import generate_handlers, show, steps, strings
 from spf.ui import timeline_handlers as handlers
 from spf.ui.chips import Chip
@@ -38,12 +39,14 @@ def labels(session: Session) -> list[str]:
 def test_every_step_says_what_it_changed(draw, session):
     for form in (FORM, TURBAN, replace(TURBAN, targets=(Chip("a turban", 0.5), Chip("a winter hat"))),
                  replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9),
-                 replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9, hold=2.5)):
+                 replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9, hold=2.5),
+                 replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9, hold=2.5, interval=2),
+                 replace(TURBAN, targets=(Chip("a turban", 1.5),), seed=9, hold=0)):
         screen = draw(form)
     assert labels(session) == [
         "a winter hat · seed 7", "+ a turban ×0.5", "order: a turban, a winter hat",
-        "− a winter hat, a turban ×1.5, seed 9", "hold 2.5"]
-    assert [step["current"] for step in screen.timeline["steps"]] == [False, False, False, False, True]
+        "− a winter hat, a turban ×1.5, seed 9", "hold 2.5", "maps every 2 steps", "hold none"]
+    assert [step["current"] for step in screen.timeline["steps"]] == [False] * 6 + [True]
 
 
 def test_undo_redo_and_branch_bring_form_and_pictures(draw, session):
@@ -143,6 +146,30 @@ def test_a_dropped_picture_gives_the_form_back(draw, session, tmp_path):
     form, notice = handlers.dropped(str(tmp_path / "plain.png"))
     assert form is None and "carries no SPF-Portrait settings" in notice
     assert handlers.dropped(None) == (None, "")
+
+
+def test_a_dropped_picture_gives_back_how_the_original_was_held(draw, session):
+    form = replace(FORM, hold=3, smoothing=0.25, interval=2)
+    draw(form)
+    assert handlers.dropped(str(session.current.picture("customized")))[0] == form
+
+
+def test_what_a_dropped_picture_has_no_field_for_is_said(tmp_path, service, spf_home):
+    request = FORM.request().model_copy(update={"guide": MagnetConfig()})
+    folder = save_result(service.generate(request), spf_home / "outputs")
+    form, notice = handlers.dropped(str(folder / "customized.png"))
+    assert form == FORM and "(guide)" in notice and strings.RESTORED not in notice
+
+
+def test_a_dropped_picture_of_what_does_not_exist_any_more_says_so(draw, session, spf_home):
+    draw(replace(FORM, customization="gone"))
+    form, notice = handlers.dropped(str(session.current.picture("customized")))
+    assert form.customization == "" and "'gone'" in notice.replace("&#x27;", "'")
+    draw(FORM)
+    request = session.current.result.request.model_copy(update={"model": "elsewhere"})
+    folder = save_result(replace(session.current.result, request=request), spf_home / "outputs")
+    form, notice = handlers.dropped(str(folder / "customized.png"))
+    assert form is None and "elsewhere" in notice
 
 
 def test_weights_in_the_texts_come_back_as_they_were_written(draw, session):
