@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
@@ -101,7 +100,7 @@ def empty_model(kind: Any, folder: Path) -> nn.Module:
     """A diffusers model on the meta device: shapes, no memory. Raises ModelNotFound if its configuration is no use."""
     config = read_architecture(folder / "config.json")
     try:
-        with init_empty_weights():
+        with torch.device("meta"):  # accelerate's way works out Stable Diffusion 3's table of positions: 3.5 GB, and seconds
             return kind.from_config(config)
     except Exception as error:  # whatever a library says to settings that make no sense
         raise unusable_config(folder, error) from None
@@ -113,7 +112,7 @@ def unusable_config(folder: Path, error: Exception) -> ModelNotFound:
 
 
 def _empty_text_encoder(folder: Path, projected: bool) -> nn.Module:
-    with init_empty_weights():
+    with torch.device("meta"):
         return (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig.from_pretrained(folder))
 
 

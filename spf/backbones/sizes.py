@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from accelerate import init_empty_weights
+import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
 from transformers import AutoConfig, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
@@ -50,7 +50,7 @@ def empty_component(folder: Path) -> nn.Module:
 
 def unshared(folder: Path) -> nn.Module:
     """The network that a component's folder describes, on the meta device, for the caller to change."""
-    with init_empty_weights(include_buffers=True):
+    with torch.device("meta"):
         return _component(folder)
 
 
@@ -66,5 +66,5 @@ def _component(folder: Path) -> nn.Module:
 
 def tiny_autoencoder(latent_channels: int) -> nn.Module:
     """The published tiny autoencoder (TAESD, TAESD3) for latents of so many channels, likewise."""
-    with init_empty_weights(include_buffers=True):
+    with torch.device("meta"):
         return AutoencoderTiny(latent_channels=latent_channels)

@@ -16,6 +16,7 @@ from published import preset, write
 
 from spf.backbones import headers, source
 from spf.backbones.loading import load_backbone, require_whole
+from spf.backbones.sizes import empty_component
 from spf.errors import ModelNotFound
 
 
@@ -194,8 +195,6 @@ def test_the_check_itself_sees_who_reads_on(sd15_file, sd15_folder):
 
 def _true_size(tmp_path):
     """Stable Diffusion 1.5 as published: every name and shape, in a sparse file without data."""
-    from spf.backbones.sizes import empty_component
-
     parts = {part: empty_component(source.PUBLISHED["unet"] / part) for part in ("unet", "vae", "text_encoder")}
     return published.ldm(parts)
 
@@ -232,4 +231,54 @@ def test_a_file_of_true_size_is_checked_in_a_moment_without_reading_it(tmp_path)
     with published.headers_alone() as read:
         require_whole(preset(path), source.require_model(preset(path)))
     assert list(read) == [path] and read[path] < 1 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
+
+
+def _true_size_35() -> dict[str, tuple[int, ...]]:
+    """Stable Diffusion 3.5 medium as published: every name and shape of the single file."""
+    parts = {part: empty_component(source.PUBLISHED["mmdit"] / part) for part in ("transformer", "vae")}
+    return {name: tuple(value.shape) for name, value in published.sd3_file(parts).items()}
+
+
+def test_the_architecture_of_stable_diffusion_35_medium_is_the_published_one():
+    """Names and shapes as the reference code of the model has them (MMDiT-X: attention of the image alone in the first 13)."""
+    shapes = {name.removeprefix("model.diffusion_model."): shape for name, shape in _true_size_35().items()}
+    block = "joint_blocks.{}.x_block.{}"
+    for name, shape in {
+        "pos_embed": (1, 384 * 384, 1536), "x_embedder.proj.weight": (1536, 16, 2, 2), "context_embedder.weight": (1536, 4096),
+        "t_embedder.mlp.0.weight": (1536, 256), "y_embedder.mlp.0.weight": (1536, 2048),
+        block.format(0, "attn.qkv.weight"): (4608, 1536), block.format(0, "attn.ln_q.weight"): (64,),
+        block.format(0, "attn2.qkv.weight"): (4608, 1536), block.format(12, "attn2.proj.weight"): (1536, 1536),
+        block.format(0, "adaLN_modulation.1.weight"): (9 * 1536, 1536),
+        block.format(13, "adaLN_modulation.1.weight"): (6 * 1536, 1536), block.format(23, "mlp.fc1.weight"): (6144, 1536),
+        "joint_blocks.22.context_block.adaLN_modulation.1.weight": (6 * 1536, 1536),
+        "joint_blocks.23.context_block.adaLN_modulation.1.weight": (2 * 1536, 1536),
+        "joint_blocks.23.context_block.attn.qkv.weight": (4608, 1536),
+        "final_layer.linear.weight": (64, 1536), "final_layer.adaLN_modulation.1.weight": (3072, 1536),
+        "first_stage_model.encoder.conv_out.weight": (32, 512, 3, 3),
+        "first_stage_model.decoder.conv_in.weight": (512, 16, 3, 3),
+        "first_stage_model.decoder.up.0.block.0.nin_shortcut.weight": (128, 256, 1, 1),
+    }.items():
+        assert shapes[name] == shape, name
+    absent = (block.format(13, "attn2.qkv.weight"), "joint_blocks.23.context_block.attn.proj.weight",
+              "joint_blocks.23.context_block.mlp.fc1.weight", "first_stage_model.quant_conv.weight")
+    assert not set(absent) & set(shapes)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_stable_diffusion_35_of_true_size_is_checked_in_a_moment_without_reading_it(tmp_path, beside):
+    path = sparse(tmp_path / "sd3.5_medium.safetensors", _true_size_35())
+    assert path.stat().st_size == pytest.approx(5.1e9, rel=0.05), "as it is published in 16 bits"
+    asked = preset(path, "mmdit")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if not beside:
+        with published.headers_alone(), pytest.raises(ModelNotFound, match="no text encoders .* put clip_l.safetensors and"):
+            require_whole(asked, source.require_model(asked))
+        return
+    for part, name in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")):
+        tower = empty_component(source.PUBLISHED["mmdit"] / part).state_dict()
+        sparse(tmp_path / f"{name}.safetensors", {key: tuple(value.shape) for key, value in tower.items()})
+    with published.headers_alone() as read:
+        require_whole(asked, source.require_model(asked))
+    assert len(read) == 3 and sum(read.values()) < 1 << 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
