@@ -3,6 +3,7 @@
 import io
 import socket
 import struct
+import time
 import zlib
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from PIL import Image
 import app
 from spf.errors import InvalidInput, ModelNotFound, SpfError
 from spf.jobs import store
-from spf.ui import generate_handlers, markup, strings, teach_handlers
+from spf.ui import generate_handlers, markup, strings, teach_handlers, timeline_handlers
 from spf.ui.chips import Chip
 from spf.ui.generate_handlers import Form
 from spf.ui.session import Session
@@ -84,6 +85,31 @@ def test_generate_refuses_in_one_sentence_and_leaves_the_rest_alone(service, cha
     assert screens[-1].busy is False
     assert all(screen.panes is None and screen.timeline is None for screen in screens)
     assert service.requests == [] and session.timeline.steps() == []
+
+
+PROMPTS = {
+    "a million letters": "x" * 1_000_000, "many words": "hat " * 400, "NUL": "a hat\x00", "terminal": "a \x1b[31mhat\x07",
+    "right to left": "\u202ea hat", "joined emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467 hat", "no weight": "(a:1.2.3)",
+    "weight without end": "(a:1e309)", "weight that is no number": "(a:nan)", "negative weight": "(a hat:-3)",
+    "nested": "(" * 900 + "a hat" + ")" * 900, "never closed": "(" * 1900, "escapes": "\\(" * 900, "a LoRA": "<lora:../../x:1>",
+    "words of others": "a hat BREAK AND [red:blue:0.5]", "punctuation": "?!;:", "markup": "<img src=x onerror=alert(1)>",
+    "template": "${1+1}{{value}}", "surrogate": "a \ud800 hat", "lines": "a\nhat\r\n", "a path": "../../../etc/passwd"}
+
+
+@pytest.mark.parametrize("field", ["base_text", "targets", "negative"])
+@pytest.mark.parametrize("text", PROMPTS.values(), ids=PROMPTS)
+def test_any_text_is_drawn_or_refused_in_one_sentence_soon(service, field, text):
+    change = {"targets": (Chip(text),)} if field == "targets" else {field: text}
+    session, started = Session(), time.monotonic()
+    final = list(generate_handlers.generate(service, replace(FORM, steps=2, map_steps=0, **change), session))[-1]
+    assert time.monotonic() - started < 20, "it would hang, not wait for a busy machine"
+    assert final.busy is False and strings.UNEXPECTED not in final.notice and len(final.notice) < 500
+    assert "<img" not in final.notice and "<img" not in (final.status or "")
+    drawn = bool(session.timeline.steps())
+    assert drawn != ('role="alert"' in final.notice), "one of the two, and a step that was drawn is there again after a reload"
+    if drawn:
+        form, _ = timeline_handlers.reopen(Session(), session.timeline.key)
+        assert form == Form.of_request(service.requests[0])
 
 
 def test_an_unknown_customization_is_refused_by_the_service_and_shown(monkeypatch):
