@@ -1,7 +1,10 @@
 """What the doctor finds, what it would download, and how much memory it predicts, against what is known or measured."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import huggingface_hub
 import pytest
@@ -168,6 +171,18 @@ def test_fake_tensors_live_and_die_like_real_ones(tiny):
 
 
 LEAN = plan.Option(2, "cross", bf16=True, gradient_checkpointing=True, tiny_autoencoder=True, shared=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["pocket", "pocket-dit"])
+def test_what_is_predicted_is_right_within_15_percent(model, tmp_path):
+    """Against the resident memory of real steps of the embedded models; some minutes."""
+    script, out = config.REPOSITORY / "benchmarks" / "memory.py", tmp_path / "report.json"
+    done = subprocess.run([sys.executable, "-W", "ignore", str(script), "--model", model, "--batch", "16", "--out", str(out)],
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    errors = {row["option"]: row["error_percent"] for row in json.loads(out.read_text())["rows"]}
+    assert len(errors) == 5 and all(abs(error) < 15 for error in errors.values()), errors
 
 
 def test_every_option_is_tried_alone_and_with_all_others():

@@ -66,7 +66,15 @@ def test_the_whole_way(model, run, command_line, tmp_path, monkeypatch):
     assert all(np.isfinite(value).all() for value in maps.values()) and 0 <= maps["sfcm"].min() <= maps["sfcm"].max() <= 1
     assert maps["phrase_maps"].shape == (2, len(maps["gamma"]), *grid)
 
+    on_top = run("train", "--model", model, "--data", str(tmp_path / "hats"), "--name", "more", "--initial-customization", "hat",
+                 *(part for value in (*settings, "sample_every=100") for part in ("--set", value)))["customization"]
+    assert on_top["summary"]["started_from"] == "hat" and on_top["model_sha256"] == card["model_sha256"], "the original's, still"
+    mixed = pair(run, model, tmp_path / "mixed", "--customization", "hat:0.5", "--customization", "more:-0.5")
+    assert np.array_equal(mixed[0], original) and np.abs(mixed[1] - customized).max() > 0
+
     checkpoints.apply(expected, checkpoints.customization("hat", preset).tensors())
+    single = run("export", "hat", "--format", "single-file", "--out", str(tmp_path / "hat-single.safetensors"))
+    assert single["bytes"] > 1e6 and "autoencoder" in single["left_out"][0], "a tiny one has no place in that layout"
     run("export", "hat", "--format", "diffusers", "--out", str(tmp_path / "folder"))
     folder = preset.model_copy(update={"pretrained_model_name_or_path": str(tmp_path / "folder")})
     torch.testing.assert_close(predicted(checkpoints.load_backbone(folder)), predicted(expected), atol=1e-4, rtol=1e-4)
