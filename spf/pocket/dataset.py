@@ -19,7 +19,7 @@ MAX_COUNT = 10_000
 ALL = "all"  # every held-out attribute in turn
 # How often a base text names what its target hides, as people write who add a hat to long hair. A target that was only ever
 # taught beside texts that are silent about it loses to the first text that is not.
-KEEP_HIDDEN = 0.3
+KEEP_HIDDEN = 0.6
 
 
 def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size: int = renderer.SIZE,

@@ -49,7 +49,8 @@ class FlowDenoiser(nn.Module):
 def build(config: ComponentConfig, t5: TextEncoderConfig, vocabulary: int) -> FlowDenoiser:
     """Both networks, initialised as DiT is: every block begins as the identity, the prediction as zero.
 
-    With attention written out: so small a transformer learns 1.4 times as many samples in a second on a CPU (benchmarks/flow_step.py).
+    With attention written out: a transformer so small learns 1.4 times as many samples in a second on a CPU
+    (benchmarks/flow_step.py).
     """
     transformer = SD3Transformer2DModel(**config.architecture)
     for module in transformer.modules():
