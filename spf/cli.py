@@ -12,12 +12,15 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
 from spf.errors import Cancelled, InvalidInput, SpfError, TrainingError
+
+if TYPE_CHECKING:
+    from spf.config import ModelPreset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="SPF-Portrait Studio: text-to-portrait customization that changes only what you asked for.")
@@ -101,7 +104,8 @@ def generate(
     steps: Annotated[str | None, typer.Option(help="Denoising steps; the model's default if left out.")] = None,
     guidance_scale: Annotated[str | None, typer.Option(help="The model's default if left out.")] = None,
     map_steps: Annotated[str, typer.Option(help="At how many steps M and the SFCM are drawn.")] = "5",
-    hold: Annotated[str | None, typer.Option(help="Hold the original where this gain x SFCM is below 1, for example 2.")] = None,
+    hold: Annotated[str | None, typer.Option(help=(
+        "Hold the original where this gain x SFCM is below 1, for example 2. 0 holds nothing."))] = None,
     method: Annotated[str | None, typer.Option(help="A training-free method that acts while drawing: magnet or storm.")] = None,
     assignments: Annotated[list[str], typer.Option("--set", help="key=value of the method, for example strength=0.5.")] = [],  # noqa: B006
     device: Device = None,
@@ -118,11 +122,12 @@ def generate(
         "height": height, "width": width,
         "num_inference_steps": preset.num_inference_steps if steps is None else steps,
         "guidance_scale": preset.guidance_scale if guidance_scale is None else guidance_scale, "map_steps": map_steps,
-        "guide": _guide(method, assignments), "hold": None if hold is None else {"gain": hold}})
+        "guide": _guide(method, assignments), "hold": _hold(hold)})
     from spf.generation.history import check_target, describe, write_result
 
     folder = check_target(out)
     _require_place("--out", folder)
+    _require_customizations(request.customization, preset)
     from spf.baselines.registry import GUIDES
     from spf.generation.service import GenerationService
     from spf.jobs.beside import require_room
@@ -133,6 +138,20 @@ def generate(
         described.append(describe(result))
     _report(described[0] if request.count == 1 else {"pairs": described}, as_json,
             f"Written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+def _hold(gain: str | None) -> dict[str, str] | None:
+    """0 holds nothing, as on the page and in the API."""
+    return None if gain is None or re.fullmatch(r"0+(\.0*)?", gain) else {"gain": gain}
+
+
+def _require_customizations(mix: str | None, preset: ModelPreset) -> None:
+    """What can be refused before torch is loaded."""
+    from spf import config
+    from spf.backbones import source
+
+    for name in config.mix_weights(mix) if mix else ():
+        source.customization(name, preset)
 
 
 def _guide(method: str | None, assignments: list[str]) -> dict[str, Any] | None:
@@ -617,12 +636,14 @@ def import_(
 @app.command()
 def download(model: Annotated[str, typer.Argument(help="Model preset or hub id; 'doctor' says how much there is.")]) -> None:
     """Fetch a published model, and the CLIP that goes with it, from the hub. Nothing else in this program does."""
-    from spf import clip, config
+    from spf import config
     from spf.backbones import source
 
     known = model in config.model_presets() or not source.is_hub_id(model)
     preset = config.model_preset(model) if known else source.download_hub_id(model)
     print(f"Model '{preset.name}' is in {source.download(preset)}.")
+    from spf import clip
+
     clip.download(preset.clip)
 
 

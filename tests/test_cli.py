@@ -103,6 +103,17 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(
     assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "FILE").read_text() == "mine"
 
 
+def test_an_unknown_customization_is_refused_before_a_model_is_loaded(spf, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_device", lambda name: pytest.fail("a model would be loaded"))
+    status, out, err = generate(spf, tmp_path / "out", "--customization", "cap:0.5")
+    assert (status, out) == (2, "") and err.startswith("error: customization: 'cap'") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("gain, settings", [(None, None), ("0", None), ("0.0", None), ("2", {"gain": "2"}), ("", {"gain": ""})])
+def test_a_hold_of_0_holds_nothing(gain, settings):
+    assert cli._hold(gain) == settings
+
+
 def test_generate_without_its_model_files_names_the_remedy(spf, tmp_path, tiny):
     path = config.CONFIGS / "models" / "tiny.yaml"
     path.write_text(path.read_text().replace(tiny.pretrained_model_name_or_path + "\n", str(tmp_path / "gone") + "\n"))

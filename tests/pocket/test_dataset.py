@@ -50,7 +50,7 @@ def test_some_base_texts_name_what_the_target_hides():
     texts = [training_caption("winter-hat", 0, index) for index in range(400)]
     words = ("hair", "afro", "cut", "quiff", "dreadlocks")
     share = sum(any(word in text for word in words) for text in texts) / 400
-    assert abs(share - (1 - 0.7 ** 2)) < 0.07, "either of style and colour in three of ten"
+    assert abs(share - (1 - 0.4 ** 2)) < 0.07, "each of style and colour in six of ten"
 
 
 @pytest.mark.parametrize("attribute, count, field", [
