@@ -472,8 +472,9 @@ def dataset_generate(
     preset = config.model_preset(_model(model))
     settings = {"model": preset.name, "customization": "+".join(customization) or None,
                 "num_inference_steps": preset.num_inference_steps, "guidance_scale": preset.guidance_scale}
-    config.parse(config.GenerationRequest, {  # one of them, before anything is loaded
+    request = config.parse(config.GenerationRequest, {  # one of them, before anything is loaded
         "base_text": preset.base_text, "target_texts": (target,), "seed": seed, **settings})
+    _require_customizations(request.customization, preset)
     if not base_texts.is_file():
         raise InvalidInput("--base-texts", f"{base_texts} is no file; name a text file")
     from spf.data.writer import require_free

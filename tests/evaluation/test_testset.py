@@ -32,8 +32,8 @@ def test_unknown_targets_are_refused_wherever_they_are_named(changes, message):
 
 @pytest.mark.parametrize("target", ["turban", "neon"])
 def test_no_caption_of_the_test_set_was_trained_on(target):
-    settings = config(triples=300, pictures=1000)
-    taught = {training_caption(target, 0, index) for index in range(1000)}
+    settings = config(triples=300, pictures=4000)
+    taught = {training_caption(target, 0, index) for index in range(4000)}
     cases = testset.triples(settings, target)
     assert len(cases) == 300 and not taught & {case.base_text for case in cases}
     unfiltered = testset.triples(config(triples=300, pictures=1), target)
