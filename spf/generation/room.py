@@ -18,8 +18,9 @@ from spf.config import REPOSITORY, GenerationRequest, ModelPreset
 # Tensors of full size that are alive at the peak, which is in the decoder: 6 of 128 channels for AutoencoderKL, 3 of 32 for
 # the tiny autoencoder, counted on fake tensors at 512, 768 and 1024 pixels. Allocators keep up to half as much in holes.
 DECODER_TENSORS, ALLOCATOR = 6, 1.5
-# Likewise in the denoiser, for each row of a pass: tensors as large as its finest layer's, and what the maps' features add.
-DENOISER_TENSORS, UNET_FEATURES, MMDIT_TOKENS = 26, 10, 77 + 256
+# Likewise in the denoiser, for each row of a pass: tensors as large as its finest layer's, or as the joint sequence of an
+# MM-DiT; and what the maps' features of a U-Net add.
+DENOISER_TENSORS, UNET_FEATURES = 26, 10
 MOST_AT_ONCE = 16  # seeds in one batch; a device is busy long before that
 CGROUP = Path("/sys/fs/cgroup")
 _WIDTHS = ("block_out_channels", "decoder_block_out_channels")
@@ -56,13 +57,15 @@ def seed_bytes(request: GenerationRequest, reference: Backbone, resolution: int)
     config = reference.denoiser.config
     h, w = reference.latent_shape(request.height or resolution, request.width or resolution)[1:]
     if "block_out_channels" in config:
-        tensor, kept = config.block_out_channels[0] * h * w, UNET_FEATURES
+        tensor = config.block_out_channels[0] * h * w
+        kept = UNET_FEATURES * tensor
     else:
-        positions = h * w // config.patch_size ** 2
-        tensor = config.num_attention_heads * config.attention_head_dim * positions
-        kept = config.num_layers * (3 + 2 * MMDIT_TOKENS / positions)  # three of the image, two of the text in every block
-    tensors = 2 * DENOISER_TENSORS + (3 * kept if request.map_steps or request.hold else 0)
-    return round(ALLOCATOR * tensors * tensor * reference.denoiser.dtype.itemsize)
+        channels = config.num_attention_heads * config.attention_head_dim
+        positions, tokens = h * w // config.patch_size ** 2, reference.window + reference.t5_window
+        tensor = channels * (positions + tokens)
+        kept = config.num_layers * channels * (3 * positions + 2 * tokens)  # three of the image, two of the text in every block
+    elements = 2 * DENOISER_TENSORS * tensor + (3 * kept if request.map_steps or request.hold else 0)
+    return round(ALLOCATOR * elements * reference.denoiser.dtype.itemsize)
 
 
 def free_bytes(device: torch.device) -> int:
