@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
@@ -11,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from spf.config import home
+from spf.training.process import Holder
 
-_NAME = r"\.import-(?P<node>.+)-(?P<pid>\d+)-(?P<created>\d+)-[0-9a-f]{8}\.partial"
+_NAME = r"\.import-(?P<node>.+)-(?P<pid>\d+)-(?P<created>[\d.]+)-[0-9a-f]{8}\.partial"
 
 
 @contextmanager
@@ -39,23 +37,15 @@ def clear_abandoned(root: Path) -> None:
     """Remove the folders of imports whose process is gone. Those of other computers that share the disk stay."""
     for path in root.glob(".import-*.partial"):
         named = re.fullmatch(_NAME, path.name)
-        if named and named["node"] == _node() and not _is_alive(int(named["pid"]), int(named["created"])):
+        if named and named["node"] == _node() and not Holder(int(named["pid"]), float(named["created"])).is_alive():
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _name() -> str:
     """Two at one time never meet, and each says whose it is."""
-    return f".import-{_node()}-{os.getpid()}-{psutil.Process().create_time():.0f}-{uuid.uuid4().hex[:8]}.partial"
+    mine = Holder.this_process()
+    return f".import-{_node()}-{mine.pid}-{mine.created:.2f}-{uuid.uuid4().hex[:8]}.partial"
 
 
 def _node() -> str:
     return re.sub(r"[^A-Za-z0-9.]", "", platform.node())[:64] or "here"
-
-
-def _is_alive(pid: int, created: int) -> bool:
-    """Whether this very process works still: a later one may have the same number."""
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - created) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

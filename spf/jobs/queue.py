@@ -7,7 +7,6 @@ nobody's; no process is ever signalled by what is written here.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,11 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from spf.config import home
 from spf.errors import AlreadyUnderWay, TrainingError
-from spf.training.process import birth
+from spf.training.process import Holder
 
 DEVICE = "device"  # where a job trains that names no other: one at a time
 _TABLES = """
@@ -38,29 +35,6 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE UNIQUE INDEX IF NOT EXISTS one_active_job_per_customization ON jobs (name) WHERE state IN ('queued', 'running');
 CREATE TABLE IF NOT EXISTS lease (device TEXT PRIMARY KEY, job TEXT NOT NULL, pid INTEGER NOT NULL, created REAL NOT NULL);
 """
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process that cannot be mistaken for a later one."""
-
-    pid: int
-    created: float  # its `process.birth`
-
-    @classmethod
-    def this_process(cls) -> Holder:
-        return cls.of(os.getpid())
-
-    @classmethod
-    def of(cls, pid: int) -> Holder:
-        """Raises psutil.NoSuchProcess."""
-        return cls(pid, birth(pid))
-
-    def is_alive(self) -> bool:
-        try:
-            return abs(birth(self.pid) - self.created) < 0.1 and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
 
 
 @dataclass(frozen=True)

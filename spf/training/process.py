@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that cannot be mistaken for a later one."""
+
+    pid: int
+    created: float  # its `birth`
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """Raises psutil.NoSuchProcess."""
+        return cls(pid, birth(pid))
+
+    def is_alive(self) -> bool:
+        try:
+            return abs(birth(self.pid) - self.created) < 0.1 and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
 
 def birth(pid: int) -> float:

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from spf.errors import Cancelled
 
 POLL = 0.1  # seconds between two looks
-_SIGNAL = signal.SIGUSR1
+_SIGNAL = getattr(signal, "SIGUSR1", None)  # Windows has no signals for threads
 
 
 @contextmanager
 def stopped_when(asked: Callable[[], bool]) -> Iterator[None]:
     """Raises Cancelled inside the block once `asked()` is true, as soon as a call into a library returns.
 
-    Only the main thread can be stopped from outside; elsewhere nothing happens. It is raised once: a library that catches
-    it leaves the matter to whoever looks between two steps.
+    Only the main thread can be stopped from outside, and not on Windows; elsewhere nothing happens. It is raised once: a
+    library that catches it leaves the matter to whoever looks between two steps.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if _SIGNAL is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     over = threading.Event()

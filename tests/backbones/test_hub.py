@@ -193,4 +193,4 @@ def test_a_hub_that_talks_nonsense_is_refused_in_words(at, listening, answer):
                 connection.sendall(answer)
 
     threading.Thread(target=talk, daemon=True).start()
-    refused()
+    assert "cannot be downloaded" in refused()[0]

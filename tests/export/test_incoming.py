@@ -86,7 +86,7 @@ def test_a_process_with_the_number_of_a_dead_one_keeps_nothing(spf_home):
     root = spf_home / "customizations"
     with workplace.working_folder() as mine:
         created = mine.name.split("-")[-2]
-        mine.with_name(mine.name.replace(f"-{created}-", f"-{int(created) - 1000}-")).mkdir()
+        mine.with_name(mine.name.replace(f"-{created}-", f"-{float(created) - 1000:.2f}-")).mkdir()
         with workplace.working_folder() as second:
             assert sorted(root.iterdir()) == sorted([mine, second])
     assert not spf_home.exists()

@@ -25,7 +25,15 @@ def test_what_would_not_end_ends(busy):
 
 
 def test_nobody_asks():
-    with stopped_when(lambda: False):
+    looks = []
+    with stopped_when(lambda: bool(looks.append(1))):
+        time.sleep(0.3)
+    assert looks, "it was looked, and nothing was raised"
+
+
+def test_a_system_without_signals_is_left_to_who_looks_between_steps(monkeypatch):
+    monkeypatch.setattr("spf.training.stopping._SIGNAL", None)
+    with stopped_when(lambda: pytest.fail("asked")):
         time.sleep(0.3)
 
 
