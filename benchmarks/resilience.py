@@ -48,7 +48,7 @@ def main() -> None:
     rounds = QUICK if arguments.quick else ROUNDS
     report, began = {}, time.perf_counter()
     for part in arguments.parts or rounds:
-        with tempfile.TemporaryDirectory(prefix="resilience-") as folder:
+        with tempfile.TemporaryDirectory(prefix="resilience-", ignore_cleanup_errors=True) as folder:
             os.environ["SPF_HOME"] = str(Path(folder) / "home")
             report[part] = globals()[f"measure_{part}"](arguments.rounds or rounds[part], Path(folder))
         print(part, json.dumps(report[part]), flush=True)
