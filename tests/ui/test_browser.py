@@ -672,10 +672,14 @@ GRADIOS_OWN = {
     "aria-prohibited-attr": '[aria-label="Static column"]',  # the lock over a table's fixed column: a label without a role
 }
 
+SETTLED = """() => document.getAnimations().every(
+    one => one.playState !== 'running' || one.effect.getComputedTiming().iterations === Infinity)"""
+
 
 def serious(page: Page, **options) -> list[str]:
     """What axe-core finds at its levels serious and critical in the view that is open. `options`: which rules it runs, say."""
     options = {"resultTypes": ["violations"]} | options
+    page.wait_for_function(SETTLED)  # a button that has just been enabled fades in
     found = Axe().run(page, {"exclude": list(GRADIOS_OWN.values())}, options).response["violations"]
     return [f"{one['id']}: {node['html'][:200]}" for one in found if one["impact"] in ("serious", "critical")
             for node in one["nodes"]]
