@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +17,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <linux/fcntl.h> and <linux/fs.h>
+
 
 def replace_folder(staged: Path, target: Path) -> None:
-    """Put `staged`, which lies beside it, in the place of `target`. Raises OSError; `target` is then as before."""
+    """Put `staged`, which lies beside it, in the place of `target`. Raises OSError; `target` is then as before.
+
+    Where the system can exchange two names in one step (Linux), `target` is there at every moment, also if the process is killed.
+    """
+    if _exchange(staged, target):
+        shutil.rmtree(staged, ignore_errors=True)
+        return
     old = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}-old.partial")
     if target.exists():
         os.rename(target, old)
@@ -28,6 +38,12 @@ def replace_folder(staged: Path, target: Path) -> None:
             os.rename(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Give each of two paths the other's content in one step; False where it cannot be done so, and nothing has changed."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return swap is not None and swap(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
 def probe(target: Path) -> None:

@@ -36,7 +36,7 @@ def _customization(one: Customization) -> str:
     origin = strings.LIBRARY_SHIPPED if one.shipped else card.created[:10]
     rows = {strings.LIBRARY_PHRASES: ", ".join(card.phrases), strings.MODEL: card.model,
             **({strings.LIBRARY_SCORES: _scores(newest)} if newest else {}), strings.LIBRARY_FROM: origin,
-            **{strings.LIBRARY_FACTS.get(key, key): value for key, value in card.summary.items()}}
+            **{strings.LIBRARY_FACTS.get(key, key): value for key, value in card.summary.items() if value != 0}}
     return _card(card.name, newest and newest / "customized.png", rows)
 
 

@@ -1,5 +1,7 @@
 """The service: what it loads once, what it remembers, and what it refuses."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,20 @@ def test_a_customization_that_was_taught_again_is_loaded_again(service, teach, a
     after = service.generate(ask(customization="hat", map_steps=0))
     assert before.customized.tobytes() != after.customized.tobytes()
     assert before.original.tobytes() == after.original.tobytes()
+
+
+def test_a_customization_that_is_deleted_while_its_portrait_is_drawn_is_drawn_to_the_end(service, teach, ask, spf_home):
+    teach()
+    asked = ask(customization="hat", map_steps=3)
+    whole = service.generate(asked)
+    teach(factor=0.5)
+    service.generate(asked)  # other weights are applied by now
+    teach()
+    drawn = service.generate(asked, lambda view: shutil.rmtree(spf_home / "customizations" / "hat", ignore_errors=True))
+    assert not (spf_home / "customizations" / "hat").exists()
+    assert drawn.customized.tobytes() == whole.customized.tobytes()
+    with pytest.raises(CustomizationError, match="hat"):
+        service.generate(asked)
 
 
 def test_maps_are_drawn_by_the_readings_a_customization_was_trained_with(service, teach, ask):

@@ -827,3 +827,17 @@ def test_the_portrait_tab_follows_what_is_renamed_and_deleted_in_the_library(pag
         expect(page.locator("#spf-library-notice")).to_contain_text(words)
         tab(page, strings.TAB_PORTRAIT)
         expect(field(page, "customization")).to_have_value(wish or strings.NO_CUSTOMIZATION)
+
+
+def test_a_customization_that_is_deleted_while_its_portrait_is_drawn_is_drawn_to_the_end(page, service, spf_home):
+    turban = fakes.add_customization(spf_home / "customizations", "turban", "a turban")
+    page.reload()
+    expect(page.locator("#spf-generate")).to_be_enabled()
+    page.locator("#spf-customization input").click()
+    page.get_by_role("option", name="turban").click()
+    service.seconds_per_step = 0.3
+    page.locator("#spf-generate").click()
+    expect(page.locator("#spf-status")).to_contain_text("Drawing: step")
+    shutil.rmtree(turban)
+    drawn(page, 1)
+    expect(page.locator("#spf-notice")).to_be_empty()

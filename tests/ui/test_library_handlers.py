@@ -1,5 +1,7 @@
 """The Library tab without a browser."""
 
+import json
+
 import fakes
 import pytest
 
@@ -29,6 +31,13 @@ def test_cards_show_phrases_origin_and_the_newest_portrait(service, mine):
     result = next((home() / "outputs").glob("*/*/result.json"))
     result.write_text(result.read_text().replace('"metrics"', '"nothing"'))
     assert f"<dt>{strings.LIBRARY_SCORES}</dt><dd>{strings.METRIC_UNDEFINED}</dd>" in handlers.table()
+
+
+def test_a_stage_that_another_run_made_is_not_listed_with_no_steps(mine):
+    card = json.loads((mine / "customization.json").read_text())
+    (mine / "customization.json").write_text(json.dumps(card | {"summary": {"stage1_steps": 0, "stage2_steps": 168}}))
+    cards = handlers.table()
+    assert strings.LIBRARY_FACTS["stage2_steps"] in cards and strings.LIBRARY_FACTS["stage1_steps"] not in cards
 
 
 def test_models_say_what_they_are_and_whether_they_are_here(service, monkeypatch):
