@@ -13,12 +13,16 @@ POLL = 0.1  # seconds between two looks
 _SIGNAL = getattr(signal, "SIGUSR1", None)  # Windows has no signals for threads
 
 
+class _Stop(BaseException):
+    """Not an Exception: nobody on the way may take it for an error of a file or a setting, and tell that instead."""
+
+
 @contextmanager
 def stopped_when(asked: Callable[[], bool]) -> Iterator[None]:
     """Raises Cancelled inside the block once `asked()` is true, as soon as a call into a library returns.
 
     Only the main thread can be stopped from outside, and not on Windows; elsewhere nothing happens. It is raised once: a
-    library that catches it leaves the matter to whoever looks between two steps.
+    library that catches even BaseException leaves the matter to whoever looks between two steps.
     """
     if _SIGNAL is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -28,7 +32,7 @@ def stopped_when(asked: Callable[[], bool]) -> Iterator[None]:
     def stop(_number: int, _frame: object) -> None:
         if not over.is_set():
             over.set()
-            raise Cancelled("Training was cancelled.")
+            raise _Stop
 
     def look(main: int) -> None:
         while not over.wait(POLL):
@@ -37,12 +41,14 @@ def stopped_when(asked: Callable[[], bool]) -> Iterator[None]:
 
     listener = threading.Thread(target=look, args=(threading.get_ident(),), daemon=True)
     before = signal.signal(_SIGNAL, stop)
-    listener.start()
     try:
+        listener.start()
         try:
             yield
         finally:
             over.set()
-    finally:  # also where the signal came between the two lines above
+    except _Stop:
+        raise Cancelled("Training was cancelled.") from None
+    finally:
         listener.join()
         signal.signal(_SIGNAL, before)

@@ -1,8 +1,8 @@
 """Let gradio import without writing type stubs.
 
-While gradio is imported, it parses the source of each of its components again and writes a `.pyi` beside it, for editors: half of the
-time that the import takes (`python benchmarks/page.py` shows the start), and a race where two processes begin at once. A page needs no
-stubs. Nothing here runs until somebody imports gradio.
+While gradio is imported, it parses the source of each of its components again and writes a `.pyi` beside it, for editors: half of
+the time that the import takes (`python benchmarks/page.py` shows the start), and a race where two processes begin at once. A page
+needs no stubs. Nothing here runs until somebody imports gradio.
 """
 
 import importlib.abc

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from spf.errors import Cancelled
-from spf.training.stopping import stopped_when
+from spf.training.stopping import _Stop, stopped_when
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +40,17 @@ def test_a_system_without_signals_is_left_to_who_looks_between_steps(monkeypatch
 def test_it_is_raised_once():
     """What a library does with it, or clears up after it, is not disturbed again."""
     with stopped_when(lambda: True):
-        with pytest.raises(Cancelled):
+        with pytest.raises(_Stop):
             time.sleep(300)
         time.sleep(0.5)
+
+
+def test_nobody_takes_it_for_an_error_of_a_file():
+    with pytest.raises(Cancelled), stopped_when(lambda: True):
+        try:
+            time.sleep(300)
+        except Exception:
+            raise OSError("the file is damaged") from None
 
 
 def test_another_thread_is_left_alone():

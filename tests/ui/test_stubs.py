@@ -22,7 +22,8 @@ print(len(touched))
 
 def touched(first: str) -> int:
     """How many stubs are opened while a new process imports gradio."""
-    return int(subprocess.run([sys.executable, "-c", TOUCHED.format(first=first)], check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, "-c", TOUCHED.format(first=first)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 @pytest.fixture
@@ -62,7 +63,8 @@ def test_installing_is_idempotent_and_does_nothing_after_the_import(fresh, monke
     assert sys.meta_path == []
 
 
-@pytest.mark.parametrize("source, names", [("def create_or_modify_pyi(*_): raise OSError", {"create_or_modify_pyi"}), ("x = 1", {"x"})])
+@pytest.mark.parametrize("source, names", [
+    ("def create_or_modify_pyi(*_): raise OSError", {"create_or_modify_pyi"}), ("x = 1", {"x"})])
 def test_a_version_without_the_writer_is_left_as_it_is(tmp_path, source, names):
     path = tmp_path / "component_meta.py"
     path.write_text(source)
