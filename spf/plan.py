@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
 
 from spf.backbones import mmdit, sizes, unet
 from spf.backbones.base import Backbone, TextFeatures
@@ -79,7 +80,8 @@ def plan(preset: ModelPreset, batch: int, resolution: int | None = None) -> dict
         raise InvalidInput("--batch", f"must lie between 1 and {MAX_BATCH} (got {batch})")
     if not 64 <= side <= 2048 or side % 16:
         raise InvalidInput("--resolution", f"must lie between 64 and 2048 and be a multiple of 16 (got {side})")
-    rows = [{"option": str(option), **_peaks(preset, option, batch, side)} for option in ladder()]
+    rows = [{"option": str(option), **_peaks(preset, option, batch, side)}
+            for option in tqdm(ladder(), desc="predicting memory", unit="option", leave=False, disable=None)]
     return {"model": preset.name, "batch": batch, "resolution": side,
             "parameters": parameter_counts(preset), "options": rows}
 
