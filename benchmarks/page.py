@@ -1,7 +1,7 @@
 """What a visitor waits for, in a real browser, and what a swapped phrase and the maps cost: `python benchmarks/page.py`.
 
 First paint counts from the start of the browser's navigation, after `app.py` has said that it is ready. Ratios are of the
-seconds that the page tells for one pair each, as `result.json` has them, measured in turn in the same session; medians and quartiles.
+seconds that the page tells for one pair each, as `result.json` has them, measured in turn in the same session; medians.
 """
 
 import argparse

@@ -183,6 +183,11 @@ class TrainConfig(Schema):
     offload: bool = Field(False, description="What a stage does not use waits in main memory; previews take longer.")
     report_to: Literal["none", "tensorboard"] = Field("none", description="metrics.jsonl is written in any case.")
 
+    @field_validator("mixed_precision", "reference_precision", mode="before")
+    @classmethod
+    def _unquoted(cls, value: object) -> object:
+        return "no" if value is False else value  # what YAML reads from a no without quotes
+
     @field_validator("initial_customization")
     @classmethod
     def _initial_customization(cls, value: str | None) -> str | None:

@@ -193,6 +193,13 @@ def test_an_assigned_number_keeps_its_value_and_type(value):
     assert parsed == value and isinstance(parsed, type(value))
 
 
+@pytest.mark.parametrize("field", ["mixed_precision", "reference_precision"])
+def test_a_precision_of_no_needs_no_quotes(field):
+    assert getattr(config.train_config("low-memory", config.parse_assignments([f"{field}=no"])), field) == "no"
+    with pytest.raises(InvalidInput, match=f"{field}: .*'no' or 'bf16'"):
+        config.train_config("quick", config.parse_assignments([f"{field}=yes"]))
+
+
 def test_assignments_keep_everything_after_the_first_equals_sign():
     assert config.parse_assignments(["data=/tmp/a=b c", "name=hat", "name=cap"]) == {"data": "/tmp/a=b c", "name": "cap"}
 
