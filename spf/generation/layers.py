@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,11 +27,18 @@ def groups(layers: Sequence[AttentionLayer]) -> dict[str, list[int]]:
 def phrase_maps_by_group(layers: Sequence[AttentionLayer], weights: Tensor, size: tuple[int, int]) -> Tensor:
     """Eq. 6 / Eq. 17 with all layers, then with those of one group at a time; each layer is read once.
 
-    weights (1, T, E, P) -> (1 + G, P, *size), each map in [0, 1].
+    weights (B, T, E, P) -> (B, 1 + G, P, *size), each map in [0, 1].
     """
     columns = rearrange(weights, "b t e p -> b t (e p)")
     read = [(phrase_attention(layer.query, layer.text_key, columns, layer.image_key, layer.scale), layer.grid)
             for layer in layers]
-    maps = torch.cat([mean_over_layers([read[index] for index in part], size)
-                      for part in (range(len(layers)), *groups(layers).values())])  # (1 + G, E P, H, W)
-    return reduce(minmax(maps), "g (e p) h w -> g p h w", "mean", e=weights.shape[2])
+    maps = torch.stack([mean_over_layers([read[index] for index in part], size)
+                        for part in (range(len(layers)), *groups(layers).values())], dim=1)  # (B, 1 + G, E P, H, W)
+    return reduce(minmax(maps), "b g (e p) h w -> b g p h w", "mean", e=weights.shape[2])
+
+
+def side_by_side(one: Sequence[AttentionLayer], other: Sequence[AttentionLayer]) -> list[AttentionLayer]:
+    """The same layers of two models as one batch."""
+    return [replace(a, query=torch.cat([a.query, b.query]), text_key=torch.cat([a.text_key, b.text_key]),
+                    image_key=None if a.image_key is None else torch.cat([a.image_key, b.image_key]))
+            for a, b in zip(one, other, strict=True)]

@@ -15,6 +15,7 @@ class Original:
     """What the reference path came to."""
 
     picture: Image.Image
+    first: Tensor  # (1, C, h, w) on the CPU: its unguided prediction for the noise that both paths begin from
     latents: tuple[Tensor, ...] = ()  # (1, C, h, w) on the CPU after each step, where the original is held; else none
 
     @property

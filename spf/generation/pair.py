@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from spf.clip import Clip
 from spf.config import GenerationRequest, MethodConfig
 from spf.errors import Cancelled, InvalidInput
 from spf.generation.guide import Guide
-from spf.generation.layers import groups, phrase_maps_by_group
+from spf.generation.layers import groups, phrase_maps_by_group, side_by_side
 from spf.generation.originals import Original
 from spf.generation.request import GenerationResult, StepMaps, StepView
 from spf.generation.together import Answer, Ask, Path, run_together
@@ -96,14 +97,16 @@ class Pair:
             known = None  # drawn again, for its latents
         x_ref = x_res = self.noise
         x_0_ref, maps, reached, followed, steps = None, [], [], None, len(self.sampler.timesteps)
+        first = known.first.to(self.noise) if known else None
         looks = self.drawn if len(self.drawn) > 1 else drawn_steps(steps, LOOKS)
         for step, t in enumerate(self.sampler.timesteps):
             if is_cancelled():
                 raise Cancelled("Generation was cancelled.")
             if known is None:
-                x_ref, x_0_ref = yield from self._advance(
+                x_ref, x_0_ref, answered = yield from self._advance(
                     "original", self.reference, self.reference_sampler, self.base, x_ref, t)
-            x_res, x_0, m_hat, step_maps = yield from self._respond(step, t, x_res)
+                first = answered if first is None else first
+            x_res, x_0, m_hat, step_maps = yield from self._respond(step, t, x_res, first)
             if held:
                 reached.append(known.latents[step] if known else x_ref.cpu())
                 if self._decides(step):
@@ -113,7 +116,7 @@ class Pair:
                 maps.append(step_maps)
             if on_step and step in looks:
                 on_step(StepView(step, steps, partial(self._preview, known, x_0_ref, x_0), step_maps))
-        self.original = known or Original(self._picture(x_ref), tuple(reached))
+        self.original = known or Original(self._picture(x_ref), first.cpu(), tuple(reached))
         return self._finish(self.original.picture, self._picture(x_res), maps)
 
     def _decides(self, step: int) -> bool:
@@ -121,34 +124,40 @@ class Pair:
         held = self.request.hold
         return held is not None and (step == 0 or (step + 1) % held.interval == 0)
 
-    def _respond(self, step: int, t: Tensor, x_t: Tensor,
+    def _respond(self, step: int, t: Tensor, x_t: Tensor, first: Tensor,
                  ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor | None, StepMaps | None]]:
         """One step of the response path: the next latents, the one-step x_0, Mhat where it is wanted, and the maps to draw."""
         with self._timed("customized"):
             x_t = self.guide.latents(self.response, step, t, x_t, self.full)
         if step in self.drawn or self._decides(step):
-            return (yield from self._advance_and_measure(step, x_t, t))
-        return *(yield from self._advance("customized", self.response, self.sampler, self.full, x_t, t)), None, None
+            # both paths begin as one: what the original answered there is Eq. 5's as well
+            return (yield from self._advance_and_measure(step, x_t, t, first if x_t is self.noise else None))
+        return *(yield from self._advance("customized", self.response, self.sampler, self.full, x_t, t))[:2], None, None
 
     def _advance(self, path: str, backbone: Backbone, sampler: Sampler, text: TextFeatures, x_t: Tensor, t: Tensor,
-                 ) -> Generator[Ask, Answer, tuple[Tensor, Tensor]]:
-        """One guided step: the next latents and the one-step x_0."""
+                 ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor]]:
+        """One guided step: the next latents, the one-step x_0, and what was predicted without guidance."""
         answer = yield from self._ask(path, backbone, x_t.expand(2, -1, -1, -1), t, text)
-        return self._sample(sampler, answer.prediction, x_t, t)
+        return *self._sample(sampler, answer.prediction, x_t, t), answer.prediction[1:]
 
-    def _advance_and_measure(self, step: int, x_t: Tensor, t: Tensor,
+    def _advance_and_measure(self, step: int, x_t: Tensor, t: Tensor, known: Tensor | None,
                              ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor, StepMaps | None]]:
-        """The same step of the response path with its features kept, then the maps that hold for this very x_t."""
+        """The same step of the response path with its features kept, then the maps that hold for this very x_t.
+
+        `known`: the reference's prediction for it, if it is there already.
+        """
         response = yield from self._ask("customized", self.response, x_t.expand(2, -1, -1, -1), t, self.full, captures=True)
-        # Eq. 5 asks for the same x_t
-        reference = yield from self._ask("maps", self.reference, x_t, t, self.base[[1]], captures=True)
+        prediction, reference_layers = known, []
+        if known is None or step in self.drawn:  # Eq. 5 asks for the same x_t
+            reference = yield from self._ask("maps", self.reference, x_t, t, self.base[[1]], captures=True)
+            prediction, reference_layers = reference.prediction if known is None else known, reference.layers
         with self._timed("maps"):
             layers, method = [layer.rows(1) for layer in response.layers], self.method
             found = control_map.fine_control_map(
-                reference.prediction, response.prediction[1:], layers, self.phrase_weights, self.gamma,
+                prediction, response.prediction[1:], layers, self.phrase_weights, self.gamma,
                 norm=method.soft_map_norm, normalize=method.phrase_normalization, layers_used=method.map_layers,
                 reduce=method.phrase_reduce)
-            maps = self._maps(step, t, found, layers, reference.layers) if step in self.drawn else None
+            maps = self._maps(step, t, found, layers, reference_layers) if step in self.drawn else None
         return *self._sample(self.sampler, response.prediction, x_t, t), found[2], maps
 
     def _ask(self, path: str, backbone: Backbone, x_t: Tensor, t: Tensor, text: TextFeatures, captures: bool = False,
@@ -167,10 +176,11 @@ class Pair:
               reference_layers: list[AttentionLayer]) -> StepMaps:
         m, attention, m_hat = found
         size, targets = tuple(m.shape[-2:]), self.full.target_weights[1:]
-        base = self.base.phrase_weights[1:, ..., :len(self.prompt.phrases)]
-        count = base.shape[-1]
-        both = torch.cat([phrase_maps_by_group(layers, torch.cat([self.phrase_weights, targets], dim=-1), size),
-                          phrase_maps_by_group(reference_layers, base, size)], dim=1)  # (1 + G, P + K + P, H, W)
+        count = len(self.prompt.phrases)
+        base = F.pad(self.base.phrase_weights[1:, ..., :count], (0, targets.shape[-1]))  # as many columns as the other has
+        weights = torch.cat([torch.cat([self.phrase_weights, targets], dim=-1), base])  # (2, T, E, P + K)
+        response, original = phrase_maps_by_group(side_by_side(layers, reference_layers), weights, size)
+        both = torch.cat([response, original[:, :count]], dim=1)  # (1 + G, P + K + P, H, W)
         every = both[0]
         maps = (m[0], m_hat[0], attention[0], every[count:len(every) - count], every[len(every) - count:])
         return StepMaps(step, int(t), *(value.float().cpu().numpy() for value in maps), tuple(groups(layers)),

@@ -6,13 +6,13 @@ import torch
 
 from spf.config import GenerationRequest
 from spf.generation.history import read_result, write_result
-from spf.generation.layers import groups, phrase_maps_by_group
+from spf.generation.layers import groups, phrase_maps_by_group, side_by_side
 from spf.generation.service import GenerationService
 from spf.method.attention import AttentionLayer, encoder_phrase_maps
 
 
-def layer(side: int) -> AttentionLayer:
-    generator = torch.Generator().manual_seed(side)
+def layer(side: int, seed: int = 0) -> AttentionLayer:
+    generator = torch.Generator().manual_seed(side + 100 * seed)
     return AttentionLayer(torch.randn(1, 2, side * side, 4, generator=generator),
                           torch.randn(1, 2, 6, 4, generator=generator), (side, side))
 
@@ -25,11 +25,19 @@ def test_layers_of_one_grid_belong_together_and_depth_decides_where_all_are_alik
 
 def test_a_groups_map_is_that_of_its_layers_alone():
     layers, weights = [layer(8), layer(4), layer(8)], torch.rand(1, 6, 1, 3)
-    maps = phrase_maps_by_group(layers, weights, (8, 8))
+    [maps] = phrase_maps_by_group(layers, weights, (8, 8))
     assert maps.shape == (3, 3, 8, 8)
     assert torch.allclose(maps[0], encoder_phrase_maps(layers, weights, (8, 8))[0], atol=1e-5)
     assert torch.allclose(maps[2], encoder_phrase_maps([layers[0], layers[2]], weights, (8, 8))[0], atol=1e-5)
-    assert phrase_maps_by_group(layers, weights[..., :0], (8, 8)).shape == (3, 0, 8, 8)
+    assert phrase_maps_by_group(layers, weights[..., :0], (8, 8)).shape == (1, 3, 0, 8, 8)
+
+
+def test_two_models_are_read_in_one_batch_as_each_alone():
+    one, other = [layer(8), layer(4)], [layer(8, seed=5), layer(4, seed=6)]
+    weights = torch.rand(2, 6, 1, 3)
+    both = phrase_maps_by_group(side_by_side(one, other), weights, (8, 8))
+    for index, layers in enumerate((one, other)):
+        assert torch.allclose(both[index], phrase_maps_by_group(layers, weights[[index]], (8, 8))[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["unet", "mmdit"])
