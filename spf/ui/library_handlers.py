@@ -36,8 +36,18 @@ def _customization(one: Customization) -> str:
     origin = strings.LIBRARY_SHIPPED if one.shipped else card.created[:10]
     rows = {strings.LIBRARY_PHRASES: ", ".join(card.phrases), strings.MODEL: card.model,
             **({strings.LIBRARY_SCORES: _scores(newest)} if newest else {}), strings.LIBRARY_FROM: origin,
-            **{strings.LIBRARY_FACTS.get(key, key): value for key, value in card.summary.items() if value != 0}}
+            **_facts(card.summary)}
     return _card(card.name, newest and newest / "customized.png", rows)
+
+
+def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """How it was taught, in words; without steps that another run made, and with devices only where there were several."""
+    alone = summary.get("processes", 1) == 1
+    told = {key: value for key, value in summary.items()
+            if value != 0 and not (alone and (key == "processes" or key.endswith("_per_device")))}
+    if "recipe" in told:
+        told["recipe"] = strings.METHODS.get(told["recipe"], told["recipe"])
+    return {strings.LIBRARY_FACTS.get(key, key): value for key, value in told.items()}
 
 
 def _model(name: str) -> str:

@@ -40,6 +40,16 @@ def test_a_stage_that_another_run_made_is_not_listed_with_no_steps(mine):
     assert strings.LIBRARY_FACTS["stage2_steps"] in cards and strings.LIBRARY_FACTS["stage1_steps"] not in cards
 
 
+@pytest.mark.parametrize("processes, listed", [(1, False), (2, True)])
+def test_devices_are_listed_where_there_were_several(mine, processes, listed):
+    card = json.loads((mine / "customization.json").read_text())
+    summary = {"recipe": "adalora", "processes": processes, "stage1_batch_per_device": 8, "stage1_global_batch": 8 * processes}
+    (mine / "customization.json").write_text(json.dumps(card | {"summary": summary}))
+    cards = handlers.table()
+    assert (strings.LIBRARY_FACTS["processes"] in cards) == (strings.LIBRARY_FACTS["stage1_batch_per_device"] in cards) == listed
+    assert f"<dd>{8 * processes}</dd>" in cards and f"<dd>{strings.METHODS['adalora']}</dd>" in cards
+
+
 def test_models_say_what_they_are_and_whether_they_are_here(service, monkeypatch):
     def require(preset):
         if preset.name == "sd15":
