@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from spf import library
+from spf import files, library
 from spf.backbones import checkpoints
 from spf.backbones.checkpoints import customization, load_backbone, save_customization
 from spf.config import home
@@ -255,6 +255,7 @@ def test_a_failed_save_leaves_the_old_one_and_no_litter(tiny, saved, card, chang
         monkeypatch.setattr("safetensors.torch.save_file", half_written)
     else:
         monkeypatch.setattr(os, "rename", refused)
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     with pytest.raises(OSError):
         save_customization(card.model_copy(update={"stage": "2"}), {name: 2 * value for name, value in changed.items()})
     found = customization("hat", tiny)
