@@ -1,8 +1,8 @@
 """The pictures of the page in the documentation: `python benchmarks/screens.py --out docs/screens`.
 
 Every view at three widths in both themes, as `<view>-<width>-<theme>.png`: a fresh data folder, the shipped customization,
-the seed that the page begins with; a winter hat taught from 24 pictures, once; the library, a blind comparison and the
-published results.
+the seed that the page begins with; a winter hat taught from 24 pictures, once; the library, a blind comparison before its
+pairs are drawn, and the published results.
 """
 
 import argparse

@@ -20,7 +20,7 @@ class Original:
 
     @property
     def latent_bytes(self) -> int:
-        return sum(latent.nbytes for latent in self.latents)
+        return sum(latent.nbytes for latent in (self.first, *self.latents))
 
 
 class Originals:
