@@ -6,10 +6,9 @@ and diffusers, which all probe for it. Declaring the two operator schemas is eno
 themselves. Nothing here runs until somebody imports torchvision, and nothing is declared where `_C.so` loads.
 """
 
-import importlib.abc
-import importlib.util
-import sys
 from pathlib import Path
+
+from spf._first_import import at_first_import
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -18,17 +17,9 @@ _SCHEMAS = (
 _library = None  # must stay alive: torch forgets the schemas when the Library object dies
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Sees the first `import torchvision`, prepares the operators, and steps aside."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname != "torchvision":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("torchvision")
-        if spec is not None and not _native_operators_load(spec):
-            _declare_operators()
-        return spec
+def _prepare(spec) -> None:
+    if not _native_operators_load(spec):
+        _declare_operators()
 
 
 def _native_operators_load(spec) -> bool:
@@ -56,6 +47,4 @@ def _declare_operators() -> None:
 
 def install() -> None:
     """Arrange for torchvision to import in this process; idempotent, and free until torchvision is imported."""
-    if "torchvision" in sys.modules or any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return
-    sys.meta_path.insert(0, _Finder())
+    at_first_import("torchvision", _prepare)

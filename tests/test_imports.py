@@ -13,6 +13,7 @@ SOURCES = sorted([*(REPOSITORY / "spf").rglob("*.py"), *REPOSITORY.glob("app.py"
 
 # Each unit of spf/ may import those of earlier lines. Units of one line do not import each other.
 LEVELS = (
+    "_first_import",
     "errors files _torchvision",
     "config method",
     "library",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import spf._torchvision
+from spf._first_import import FirstImport
 
 SOURCE = Path(spf._torchvision.__file__)
 
@@ -21,7 +22,7 @@ def fresh(monkeypatch):
     spec.loader.exec_module(module)
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
         monkeypatch.delitem(sys.modules, name)
-    others = [finder for finder in sys.meta_path if type(finder).__name__ != "_Finder"]
+    others = [finder for finder in sys.meta_path if not isinstance(finder, FirstImport)]
     monkeypatch.setattr(sys, "meta_path", others)
     return module
 
@@ -87,7 +88,7 @@ def test_operators_are_declared_where_it_does_not_load(fresh, installed, declare
 def test_the_finder_steps_aside_after_its_one_use(fresh, installed, declared):
     installed(loads=False)
     find(fresh)
-    assert not any(isinstance(finder, fresh._Finder) for finder in sys.meta_path)
+    assert not any(isinstance(finder, FirstImport) for finder in sys.meta_path)
 
 
 def test_looking_for_torchvision_twice_without_importing_it_declares_once(fresh, installed, declared):
@@ -107,13 +108,13 @@ def test_other_modules_do_not_concern_it(fresh, installed, declared):
     tried = installed(loads=False)
     fresh.install()
     assert sys.meta_path[0].find_spec("torch") is None
-    assert isinstance(sys.meta_path[0], fresh._Finder) and not tried
+    assert isinstance(sys.meta_path[0], FirstImport) and not tried
 
 
 def test_installing_is_idempotent_and_does_nothing_after_the_import(fresh, monkeypatch):
     fresh.install()
     fresh.install()
-    assert sum(isinstance(finder, fresh._Finder) for finder in sys.meta_path) == 1
+    assert sum(isinstance(finder, FirstImport) for finder in sys.meta_path) == 1
     monkeypatch.setattr(sys, "meta_path", [])
     monkeypatch.setitem(sys.modules, "torchvision", torch)
     fresh.install()

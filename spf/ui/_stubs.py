@@ -6,8 +6,9 @@ needs no stubs. Nothing here runs until somebody imports gradio.
 """
 
 import importlib.abc
-import importlib.util
-import sys
+from importlib.machinery import ModuleSpec
+
+from spf._first_import import at_first_import
 
 MODULE = "gradio.component_meta"
 WRITER = "create_or_modify_pyi"
@@ -28,21 +29,10 @@ class _Loader(importlib.abc.Loader):
             setattr(module, WRITER, lambda *component: None)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Sees the first import of the module, gives it that loader, and steps aside."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname != MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(MODULE)
-        if spec is not None:
-            spec.loader = _Loader(spec.loader)
-        return spec
+def _prepare(spec: ModuleSpec) -> None:
+    spec.loader = _Loader(spec.loader)
 
 
 def install() -> None:
     """Arrange for gradio to import without stubs in this process; idempotent, and without effect once gradio is imported."""
-    if MODULE in sys.modules or any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return
-    sys.meta_path.insert(0, _Finder())
+    at_first_import(MODULE, _prepare)

@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from spf._first_import import FirstImport
 from spf.ui import _stubs
 
 TOUCHED = """
@@ -30,11 +31,11 @@ def touched(first: str) -> int:
 def fresh(monkeypatch):
     """A process that seems never to have imported gradio."""
     monkeypatch.delitem(sys.modules, _stubs.MODULE, raising=False)
-    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if type(finder) is not _stubs._Finder])
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if not isinstance(finder, FirstImport)])
 
 
 def finders() -> int:
-    return sum(isinstance(finder, _stubs._Finder) for finder in sys.meta_path)
+    return sum(isinstance(finder, FirstImport) for finder in sys.meta_path)
 
 
 def test_no_stub_is_touched_while_the_page_imports_gradio():
