@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
+import spf
 from spf import config
 from spf.backbones import checkpoints, parallel_attention, source
 from spf.errors import CustomizationError, InvalidInput
@@ -21,8 +22,11 @@ from spf.method.phrases import join_prompt
 
 PLAIN = """
 import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("fix", sys.argv[1]); fix = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fix); fix.install() if hasattr(fix, "install") else None  # torchvision beside a CPU build of torch
+for name in ("_first_import", "_torchvision"):  # torchvision beside a CPU build of torch; the package itself stays out
+    spec = importlib.util.spec_from_file_location(f"spf.{name}", f"{sys.argv[1]}/{name}.py")
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+module.install()
 import torch, diffusers
 from safetensors.torch import save_file
 pictures = {}
@@ -51,10 +55,8 @@ def plain_pictures(jobs, tmp_path):
     """Pictures by name, drawn by a fresh process."""
     from safetensors.torch import load_file
 
-    from spf import _torchvision
-
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN, _torchvision.__file__, json.dumps(jobs), str(tmp_path / "pictures.safetensors")],
+        [sys.executable, "-c", PLAIN, str(Path(spf.__file__).parent), json.dumps(jobs), str(tmp_path / "pictures.safetensors")],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return load_file(tmp_path / "pictures.safetensors")
