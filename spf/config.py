@@ -393,6 +393,7 @@ class EvaluationConfig(Schema):
     name: Name = Field(description="Folder under home()/evaluation.")
     model: Name = "pocket"
     preset: Name = Field("quick", description="Training preset that every trained row starts from.")
+    train: dict[str, Any] = Field({}, description="Settings of every trained row, dotted; a row has the last word.")
     targets: tuple[str, ...] = Field((), description="Held-out attributes of the embedded world; none means all.")
     split: Literal["test", "tune"] = Field("test", description="Tables come from 'test'; choices are made on 'tune'.")
     triples: int = Field(200, ge=1, le=100_000, description="(base caption, seed, target) per target.")

@@ -82,16 +82,19 @@ class Trainer:
         return key_of(settings=self._settings(method), start=start, data=self._data(target),
                       model=model_key(self.preset))[:12]
 
+    def _asked(self, method: EvaluatedMethod) -> dict[str, Any]:
+        return {**self.config.train, **(method.train or {})}
+
     def _settings(self, method: EvaluatedMethod) -> dict[str, Any]:
         """The whole training configuration, so that another default gives another key; without what no weight depends on."""
         settings = train_config(self.config.preset, {
-            "model": self.config.model, "name": "x", "data": "x", "seed": self.config.seed, **(method.train or {})})
+            "model": self.config.model, "name": "x", "data": "x", "seed": self.config.seed, **self._asked(method)})
         unused = {name for name in _NEW if getattr(settings, name) == TrainConfig.model_fields[name].default}
         return settings.model_dump(mode="json", exclude=_NO_MATTER | unused)
 
     def _values(self, name: str, target: str, method: EvaluatedMethod, start: Customization | None) -> dict[str, Any]:
         values = {"model": self.config.model, "name": name, "data": str(self._data_folder(target)), "seed": self.config.seed,
-                  "preset": self.config.preset, **(method.train or {}), "sample_every": 0}
+                  "preset": self.config.preset, **self._asked(method), "sample_every": 0}
         if not self._settings(method)["early_stop_patience"]:
             values["validate_every"] = NEVER
         return values | ({"initial_customization": start.card.name} if start else {})

@@ -22,7 +22,7 @@ def test_every_row_can_be_trained_as_it_is_written(path):
     family = config.model_preset(loaded.model).family
     for row in loaded.methods.values():
         if row.train is not None:
-            trained = config.train_config(loaded.preset, {"model": loaded.model, "name": "x", "data": "x", **row.train})
+            trained = config.train_config(loaded.preset, {"model": loaded.model, "name": "x", "data": "x", **loaded.train, **row.train})
             assert family in registry.METHODS[trained.recipe].families
         if row.guide is not None:
             assert row.start and family in registry.METHODS[row.guide.name].families
@@ -80,7 +80,7 @@ def test_every_baseline_gets_equally_many_settings_at_equal_cost():
     for method, table in found.tables.items():
         rows = [found.methods[row] for row in table.rows]
         assert len(rows) == 3 == len({json.dumps([row.train, row.guide and row.guide.model_dump()]) for row in rows})
-        trained = [config.train_config(found.preset, {"model": found.model, "name": "x", "data": "x", **row.train})
+        trained = [config.train_config(found.preset, {"model": found.model, "name": "x", "data": "x", **loaded.train, **row.train})
                    for row in rows if row.train]
         assert {settings.recipe for settings in trained} <= {method} and len(trained) in (0, 3)
         steps = {(stage.max_train_steps, stage.num_train_epochs, stage.train_batch_size)

@@ -27,6 +27,17 @@ def test_nobody_watches_a_training_but_for_one_that_stops_early(make, trainer):
     assert trainer.calls[0]["validate_every"] > 1000 and trainer.calls[1]["validate_every"] == 7
 
 
+def test_settings_of_every_row_are_its_own_where_it_says_nothing_else(make, trainer):
+    every = {"mixed_precision": "bf16", "stage1.train_batch_size": 3}
+    rows = {"standard": {"title": "S", "train": {"stage": "1", "stage1.train_batch_size": 5}},
+            "spf": {"title": "Ours", "start": "standard", "train": {"stage": "2"}}}
+    made = make(train=every, methods=rows, tables={}).trainer
+    made.customization("spf", "winter-hat")
+    assert [values["mixed_precision"] for values in trainer.calls] == ["bf16", "bf16"]
+    assert [values["stage1.train_batch_size"] for values in trainer.calls] == [5, 3]
+    assert made.key("standard", "winter-hat") != make(methods=rows, tables={}).trainer.key("standard", "winter-hat")
+
+
 def test_training_pictures_are_those_of_the_target_and_shared_by_all_rows(make, trainer):
     make().trainer.customization("spf", "winter-hat")
     folders = {Path(values["data"]) for values in trainer.calls}
