@@ -80,7 +80,8 @@ def test_every_baseline_gets_equally_many_settings_at_equal_cost():
     for method, table in found.tables.items():
         rows = [found.methods[row] for row in table.rows]
         assert len(rows) == 3 == len({json.dumps([row.train, row.guide and row.guide.model_dump()]) for row in rows})
-        trained = [config.train_config(found.preset, {"model": found.model, "name": "x", "data": "x", **loaded.train, **row.train})
+        trained = [config.train_config(found.preset, {"model": found.model, "name": "x", "data": "x", **found.train,
+                                                    **row.train})
                    for row in rows if row.train]
         assert {settings.recipe for settings in trained} <= {method} and len(trained) in (0, 3)
         steps = {(stage.max_train_steps, stage.num_train_epochs, stage.train_batch_size)
