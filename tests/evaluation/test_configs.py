@@ -22,7 +22,8 @@ def test_every_row_can_be_trained_as_it_is_written(path):
     family = config.model_preset(loaded.model).family
     for row in loaded.methods.values():
         if row.train is not None:
-            trained = config.train_config(loaded.preset, {"model": loaded.model, "name": "x", "data": "x", **loaded.train, **row.train})
+            trained = config.train_config(loaded.preset, {"model": loaded.model, "name": "x", "data": "x", **loaded.train,
+                                                         **row.train})
             assert family in registry.METHODS[trained.recipe].families
         if row.guide is not None:
             assert row.start and family in registry.METHODS[row.guide.name].families
