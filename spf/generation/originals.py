@@ -16,6 +16,7 @@ class Original:
 
     picture: Image.Image
     first: Tensor  # (1, C, h, w) on the CPU: its unguided prediction for the noise that both paths begin from
+    seen: Tensor  # (1, D) on the CPU: the picture as CLIP sees it
     latents: tuple[Tensor, ...] = ()  # (1, C, h, w) on the CPU after each step, where the original is held; else none
 
     @property

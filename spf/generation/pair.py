@@ -116,8 +116,12 @@ class Pair:
                 maps.append(step_maps)
             if on_step and step in looks:
                 on_step(StepView(step, steps, partial(self._preview, known, x_0_ref, x_0), step_maps))
-        self.original = known or Original(self._picture(x_ref), first.cpu(), tuple(reached))
-        return self._finish(self.original.picture, self._picture(x_res), maps)
+        self.original = known or self._original(x_ref, first, reached)
+        return self._finish(self._picture(x_res), maps)
+
+    def _original(self, x_ref: Tensor, first: Tensor, reached: list[Tensor]) -> Original:
+        picture = self._picture(x_ref)
+        return Original(picture, first.cpu(), self._seen(picture).cpu(), tuple(reached))
 
     def _decides(self, step: int) -> bool:
         """Whether the map of this step is among those that hold the original."""
@@ -227,9 +231,9 @@ class Pair:
         """What a step shows of both paths, from their x_0; a known original is shown as it is."""
         return known.picture if known else self._picture(original), self._picture(customized)
 
-    def _finish(self, original: Image.Image, customized: Image.Image, maps: list[StepMaps]) -> GenerationResult:
+    def _finish(self, customized: Image.Image, maps: list[StepMaps]) -> GenerationResult:
         result = GenerationResult(
-            self.request, original, customized, self.prompt, self.gamma.cpu().numpy()[0], maps,
+            self.request, self.original.picture, customized, self.prompt, self.gamma.cpu().numpy()[0], maps,
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
             scheduler=self.request.scheduler or self.reference.default_scheduler)
         result.metrics.update(self._metrics(result))
@@ -243,12 +247,13 @@ class Pair:
             if outside.any():
                 values["outside_sfcm"] = mean_absolute_difference(result.original, result.customized, outside)
         if self.prompt.targets:
-            pictures = torch.cat([to_tensor(result.original), to_tensor(result.customized)])
-            images = self.clip.embed_images(pictures.to(self.clip.device))
-            texts = self.clip.embed_texts([self.prompt.base.text, self.prompt.text])
-            base, full = (images[1] @ texts.T).tolist()
-            values |= {"clip_target_margin": full - base, "clip_image_similarity": float(images[0] @ images[1])}
+            original, customized = self.original.seen.to(self.clip.device)[0], self._seen(result.customized)[0]
+            base, full = (customized @ self.clip.embed_texts([self.prompt.base.text, self.prompt.text]).T).tolist()
+            values |= {"clip_target_margin": full - base, "clip_image_similarity": float(original @ customized)}
         return {name: round(value, 5) for name, value in values.items()}
+
+    def _seen(self, picture: Image.Image) -> Tensor:
+        return self.clip.embed_images(to_tensor(picture).to(self.clip.device))  # (1, D)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -8,7 +8,7 @@ from spf.generation.originals import Original, Originals
 def original(count=0):
     """With `count` bytes of latents."""
     latents = (torch.zeros(count, dtype=torch.uint8),) if count else ()
-    return Original(Image.new("RGB", (8, 8)), torch.zeros(0), latents)
+    return Original(Image.new("RGB", (8, 8)), torch.zeros(0), torch.zeros(0), latents)
 
 
 def test_the_latest_are_kept():

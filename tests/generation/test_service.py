@@ -42,17 +42,20 @@ def predictions_of_the_reference(service, counted) -> list:
 
 
 @both_families
-def test_a_swapped_phrase_draws_only_the_response_path_again(service, teach, ask, counted):
+def test_a_swapped_phrase_draws_only_the_response_path_again(service, teach, ask, counted, monkeypatch):
     teach()
     asked = predictions_of_the_reference(service, counted)
     first = service.generate(ask(customization="hat", map_steps=1))
     assert len(asked) == 3 + 1, "three steps, and M at one of them"
+    clip, seen = service._models["tiny"].clip, []
+    embed = clip.embed_images
+    monkeypatch.setattr(clip, "embed_images", lambda images: seen.append(images) or embed(images))
     asked.clear()
     second = service.generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
-    assert len(asked) == 1
+    assert len(asked) == len(seen) == 1
     assert second.original.tobytes() == first.original.tobytes()
     fresh = GenerationService("cpu").generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
-    assert second.customized.tobytes() == fresh.customized.tobytes()
+    assert second.customized.tobytes() == fresh.customized.tobytes() and second.metrics == fresh.metrics
 
 
 def test_another_text_draws_the_original_again(service, ask, counted):
