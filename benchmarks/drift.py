@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--attribute", default="winter-hat")
-    parser.add_argument("--customization", nargs="+", default=["winter-hat"])
+    parser.add_argument("--customization", nargs="+", default=["starter"])
     parser.add_argument("--pairs", type=int, default=12)
     asked = parser.parse_args()
     preset = config.model_preset(asked.model)

@@ -24,7 +24,7 @@ from spf.method.phrases import join_prompt  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pocket")
-    parser.add_argument("--customization", default="winter-hat")
+    parser.add_argument("--customization", default="starter")
     parser.add_argument("--repeat", type=int, default=9)
     arguments = parser.parse_args()
     service = GenerationService()

@@ -25,7 +25,7 @@ from spf.generation.service import GenerationService  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pocket")
-    parser.add_argument("--customization", default="winter-hat")
+    parser.add_argument("--customization", default="starter")
     parser.add_argument("--counts", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--map-steps", type=int, default=0)
     parser.add_argument("--turns", type=int, default=5)

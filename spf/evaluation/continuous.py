@@ -11,8 +11,7 @@ from PIL import Image
 
 from spf.evaluation import figures
 from spf.evaluation.report import plain
-from spf.evaluation.run import PRESERVATION, Evaluation, once
-from spf.evaluation.sampling import sample
+from spf.evaluation.run import PRESERVATION, Cell, Evaluation, once
 from spf.evaluation.store import key_of
 from spf.evaluation.testset import Triple
 from spf.method.phrases import Prompt, join_prompt
@@ -27,7 +26,8 @@ def strips(evaluation: Evaluation) -> tuple[Image.Image, dict[str, Any]]:
     """The strips, one line per seed, and for every step how much of the original is still there."""
     study = evaluation.config.continuous
     taught = "+".join(dict.fromkeys(target for step in study.steps for target in step))
-    found = evaluation.trainer.customization(study.row, taught)
+    cell = Cell(study.row, taught)
+    method, found = evaluation.method(cell), evaluation.weights(cell)
     response = once(lambda: evaluation.response(found))
     cases = [_case(evaluation, index, taught.split("+")) for index in range(study.seeds)]
     original = evaluation.original(cases)
@@ -35,10 +35,10 @@ def strips(evaluation: Evaluation) -> tuple[Image.Image, dict[str, Any]]:
     measured: dict[str, Any] = {}
     for step in study.steps:
         prompts = [_prompt(case, step) for case in cases]
-        key = key_of(weights=evaluation.trainer.key(study.row, taught), how=evaluation.how,
+        key = key_of(weights=evaluation.trainer.key(study.row, taught), guide=method.guide, hold=method.hold, how=evaluation.how,
                      cases=[(prompt.text, case.seed) for prompt, case in zip(prompts, cases, strict=True)])
         seeds = [case.seed for case in cases]
-        pixels = evaluation.stored(key, lambda p=prompts, s=seeds: sample(response(), p, s, evaluation.how))
+        pixels = evaluation.stored(key, lambda p=prompts, s=seeds: evaluation.draw(cell, p, s, response()))
         columns.append(pixels)
         measured[f"{len(columns) - 1}. {', '.join(_phrases(step))}"] = _measured(
             evaluation, cases, prompts, step, original, pixels)

@@ -130,12 +130,16 @@ class Evaluation:
     def customized(self, cell: Cell, piece: Sequence[Triple], response: Callable[[], Backbone]) -> np.ndarray:
         """The portraits of a cell, (B, H, W, 3) uint8; `response` loads the weights, if they have to be drawn."""
         prompts, seeds = [case.prompt if cell.full else case.base for case in piece], [case.seed for case in piece]
-        if self.method(cell).hold is not None:
-            return self.stored(self._pictures_key(cell, piece), lambda: self._held(cell, piece, prompts, response()))
-        if self.method(cell).guide is None:
-            return self.stored(self._pictures_key(cell, piece), lambda: sample(response(), prompts, seeds, self.how))
-        return self.stored(self._pictures_key(cell, piece), lambda: sample_guided(
-            response(), prompts, seeds, self.how, lambda prompt: self._guide(cell, prompt)))
+        return self.stored(self._pictures_key(cell, piece), lambda: self.draw(cell, prompts, seeds, response()))
+
+    def draw(self, cell: Cell, prompts: Sequence[Prompt], seeds: Sequence[int], response: Backbone) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] of B prompts from B seeds, as the row of a cell samples."""
+        method = self.method(cell)
+        if method.hold is not None:
+            return self._held(cell, prompts, seeds, response)
+        if method.guide is None:
+            return sample(response, prompts, seeds, self.how)
+        return sample_guided(response, prompts, seeds, self.how, lambda prompt: self._guide(cell, prompt))
 
     def stored_pairs(self, cell: Cell) -> list[tuple[str, str, list[str]]]:
         """Of every piece: the keys of the originals and of the portraits, and what was asked for."""
@@ -187,12 +191,12 @@ class Evaluation:
             guide=method.guide, hold=method.hold)
 
     @torch.inference_mode()
-    def _held(self, cell: Cell, piece: Sequence[Triple], prompts: Sequence[Prompt], response: Backbone) -> Tensor:
+    def _held(self, cell: Cell, prompts: Sequence[Prompt], seeds: Sequence[int], response: Backbone) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] of pairs whose original is held outside the SFCM."""
         guided = self.method(cell).guide is not None
-        pairs = [Pair(self.reference, response, self._clip, self.how.resolution, self._request(cell, prompt, case.seed),
+        pairs = [Pair(self.reference, response, self._clip, self.how.resolution, self._request(cell, prompt, seed),
                       self.preset.method, self._guide(cell, prompt) if guided else None)
-                 for prompt, case in zip(prompts, piece, strict=True)]
+                 for prompt, seed in zip(prompts, seeds, strict=True)]
         pictures = np.stack([np.asarray(result.customized) for result in run_together([pair.steps() for pair in pairs])])
         return to_images(pictures, self.device)
 

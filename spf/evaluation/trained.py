@@ -55,8 +55,8 @@ class Trainer:
         Trains them first where they are missing. `method` replaces the row's own settings.
         """
         method = method or self.config.methods[row]
-        if target in method.customizations:
-            return checkpoints.customization(method.customizations[target], self.preset)
+        if ready := method.ready(target):
+            return checkpoints.customization(ready, self.preset)
         start = self.customization(method.start, target) if method.start else None
         if method.train is None:
             return start
@@ -73,8 +73,8 @@ class Trainer:
     def key(self, row: str, target: str, method: EvaluatedMethod | None = None) -> str:
         """Changes with everything that the weights depend on; '' where the original model itself samples."""
         method = method or self.config.methods[row]
-        if target in method.customizations:
-            found = checkpoints.customization(method.customizations[target], self.preset)
+        if ready := method.ready(target):
+            found = checkpoints.customization(ready, self.preset)
             return key_of(folder=found.folder, version=found.version)
         start = self.key(method.start, target) if method.start else ""
         if method.train is None:

@@ -12,7 +12,7 @@ KEYS = [
 GUIDE_TITLE = "First time here? Two minutes:"
 GUIDE = [
     "Press Generate: the original portrait and the one with a winter hat are drawn from the same seed.",
-    "Press ×1 beside 'a winter hat' and move the slider, or add another phrase: each change becomes a step of the timeline.",
+    "Press another phrase of the list to add it, or ×1 beside one to weaken it: each change becomes a step of the timeline.",
     "Choose 'Pollution' as the third picture to see what changed that should not have, and open Inspect to see why.",
     "Open Teach to let the model learn something new from pictures.",
 ]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from spf.evaluation import publish, report, tables
+from spf.evaluation import continuous, publish, report, tables
 from spf.metrics.base import Metric
 
 
@@ -79,6 +79,15 @@ def test_the_whole_report_of_a_run(make, trainer):
     assert found["minutes"]["training"] == len(trainer.calls) - 1  # a minute each; of the joint one only pictures are shown
     assert found["rows"]["spf"]["columns"]["lpips"]["pairs"] == 3 and (folder / "table-1.md").exists()
     assert not list(folder.glob(".*.partial"))
+
+
+def test_a_strip_is_drawn_as_its_row_samples(make):
+    steps = {"steps": [["winter-hat"]], "seeds": 2}
+    methods = make().config.model_dump(mode="json")["methods"]
+    methods["held"] = {"title": "Held", "start": "standard", "hold": {"gain": 6.0}}
+    strips = {row: continuous.strips(make(methods=methods, continuous={"row": row, **steps}))[0].tobytes()
+              for row in ("standard", "held")}
+    assert strips["standard"] != strips["held"]
 
 
 def test_the_pictures_behind_every_row_and_target_are_found(make):

@@ -93,6 +93,16 @@ def test_ready_customizations_are_taken_by_name(make, tiny, trainer):
         missing.customization("mine", "winter-hat")
 
 
+def test_a_ready_customization_may_stand_for_every_target(make, tiny, trainer):
+    for name in ("mine", "all"):
+        checkpoints.save_customization(card(tiny, name), {})
+    ready = {"title": "Mine", "customizations": {"winter-hat": "mine", "*": "all"}}
+    made = make(methods={"mine": ready}, tables={}).trainer
+    names = [made.customization("mine", target).card.name for target in ("winter-hat", "turban", "winter-hat+turban")]
+    assert names == ["mine", "all", "all"] and not trainer.calls
+    assert made.key("mine", "winter-hat") != made.key("mine", "turban") == made.key("mine", "neon")
+
+
 def test_a_training_that_leaves_nothing_is_an_error(make, tiny):
     evaluation = make()
     silent = trained.Trainer(evaluation.config, tiny, evaluation.folder, lambda values, library: None)
