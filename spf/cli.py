@@ -494,11 +494,12 @@ def dataset_render(
     count: Annotated[int, typer.Option()] = 64,
     seed: Annotated[int, typer.Option()] = 0,
     masks: Annotated[bool, typer.Option("--masks", help="Also write where each target is, which tokencompose needs.")] = False,
+    together: Annotated[int, typer.Option(help="Up to so many held-out attributes in one picture, from 1 to 4.")] = 1,
 ) -> None:
-    """Pictures of the embedded world that show one held-out attribute. Same arguments, same bytes."""
+    """Pictures of the embedded world that show a held-out attribute. Same arguments, same bytes."""
     from spf.pocket.dataset import render_folder
 
-    render_folder(attribute, count, out, seed, masks=masks)
+    render_folder(attribute, count, out, seed, masks=masks, together=together)
     print(f"{count} pictures of '{attribute}' are written to {out}.")
 
 

@@ -15,8 +15,8 @@ _GROUPS = ("hair", "skin", "clothes", "glasses", "expression", "background")
 
 
 def base_caption(portrait: Portrait, rng: random.Random, keep: float = 0.55, keep_hidden: float = 0.0) -> str:
-    """A caption naming each attribute with probability `keep`, those that the portrait's target hides with `keep_hidden`."""
-    hidden = TARGETS[portrait.target].hides if portrait.target else frozenset()
+    """A caption naming each attribute with probability `keep`, those that its targets hide with `keep_hidden`."""
+    hidden = portrait.hidden
     named = set()
     for name in ATTRIBUTES:
         share = keep_hidden if name in hidden else keep

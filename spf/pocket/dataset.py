@@ -15,7 +15,7 @@ from spf.errors import InvalidInput
 from spf.files import replace_folder
 from spf.pocket import captions, renderer, world
 
-MAX_COUNT = 10_000
+MAX_COUNT, MAX_TOGETHER = 10_000, 4
 ALL = "all"  # every held-out attribute in turn
 # How often a base text names what its target hides, as people write who add a hat to long hair. A target that was only ever
 # taught beside texts that are silent about it loses to the first text that is not.
@@ -23,27 +23,31 @@ KEEP_HIDDEN = 0.6
 
 
 def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size: int = renderer.SIZE,
-                  masks: bool = False) -> Path:
+                  masks: bool = False, together: int = 1) -> Path:
     """Write `count` pictures that show the target `attribute` (or "all" in turn), with metadata.jsonl.
 
+    With `together` above 1 up to so many targets are in one picture, and its target text names them all, parted by commas.
+
     `masks` adds a folder of that name with a picture of each target's region, white inside, under its picture's name.
-    Same arguments, same bytes. Raises InvalidInput for an unknown attribute or a count outside 1..10000, DataError if
-    the folder is taken.
+    Same arguments, same bytes. Raises InvalidInput for an unknown attribute, a count outside 1..10000 or `together`
+    outside 1..4, DataError if the folder is taken.
     """
     if attribute not in (*world.TARGETS, ALL):
         raise InvalidInput("--attribute", f"'{attribute}' is not known; choose one of {', '.join(world.TARGETS)}, or {ALL}")
     if not 1 <= count <= MAX_COUNT:
         raise InvalidInput("--count", f"must lie between 1 and {MAX_COUNT} (got {count})")
-    write_folder(folder, examples(attribute, count, seed, size))
+    if not 1 <= together <= MAX_TOGETHER:
+        raise InvalidInput("--together", f"must lie between 1 and {MAX_TOGETHER} (got {together})")
+    write_folder(folder, examples(attribute, count, seed, size, together))
     if masks:
-        write_masks(folder, target_masks(attribute, count, seed, size))
+        write_masks(folder, target_masks(attribute, count, seed, size, together))
     return folder
 
 
-def target_masks(attribute: str, count: int, seed: int, size: int) -> Iterator[Image.Image]:
+def target_masks(attribute: str, count: int, seed: int, size: int, together: int = 1) -> Iterator[Image.Image]:
     """Where the target is in each picture that `render_folder` writes, white inside."""
     for index in range(count):
-        yield Image.fromarray(renderer.part_mask(_example(attribute, seed, index)[0], "target", size))
+        yield Image.fromarray(renderer.part_mask(_example(attribute, seed, index, together)[0], "target", size))
 
 
 def write_masks(folder: Path, masks: Iterable[Image.Image]) -> None:
@@ -61,15 +65,17 @@ def training_caption(attribute: str, seed: int, index: int) -> str:
     return _example(attribute, seed, index)[1]
 
 
-def examples(attribute: str, count: int, seed: int, size: int) -> Iterator[tuple[Image.Image, str, str]]:
+def examples(attribute: str, count: int, seed: int, size: int, together: int = 1) -> Iterator[tuple[Image.Image, str, str]]:
     """(picture, base text, target text) of each picture that `render_folder` writes."""
     for index in range(count):
-        portrait, base_text = _example(attribute, seed, index)
-        yield renderer.draw(portrait, size), base_text, world.TARGETS[portrait.target].phrase
+        portrait, base_text = _example(attribute, seed, index, together)
+        yield renderer.draw(portrait, size), base_text, ", ".join(world.TARGETS[name].phrase for name in portrait.targets)
 
 
-def _example(attribute: str, seed: int, index: int) -> tuple[world.Portrait, str]:
+def _example(attribute: str, seed: int, index: int, together: int = 1) -> tuple[world.Portrait, str]:
     rng = random.Random(f"dataset/{attribute}/{seed}/{index}")
     target = list(world.TARGETS)[index % len(world.TARGETS)] if attribute == ALL else attribute
     portrait = world.sample_portrait(rng, target)
+    if together > 1:
+        portrait = world.joined_by(portrait, rng, together)
     return portrait, captions.base_caption(portrait, rng, keep_hidden=KEEP_HIDDEN)

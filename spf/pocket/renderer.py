@@ -36,14 +36,15 @@ def draw(portrait: Portrait, size: int = SIZE) -> Image.Image:
     """The picture of a portrait, RGB, `size` x `size`. The same portrait always gives the same bytes."""
     png = resvg_py.svg_to_bytes(svg_string=_scene(portrait), width=size, height=size, skip_system_fonts=True)
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGB")
-    effect = TARGETS[portrait.target].effect if portrait.target else ""
-    return _EFFECTS.get(effect, lambda image: image)(picture)
+    for name in portrait.targets:
+        picture = _EFFECTS.get(TARGETS[name].effect, lambda image: image)(picture)
+    return picture
 
 
 def part_mask(portrait: Portrait, part: str, size: int = SIZE) -> np.ndarray:
     """Where `part` is visible: (size, size) bool. `target` is where the target makes the picture differ."""
     if part == "target":
-        other = replace(portrait, target=None)
+        other = replace(portrait, target=None, beside=())
     else:
         portrait = _without_redrawing(portrait)
         other = _repainted(portrait, part)
@@ -68,8 +69,8 @@ def target_region(target: str, size: int = SIZE, count: int = 128, share: float 
 
 def _without_redrawing(portrait: Portrait) -> Portrait:
     """The same person before a style target redraws the picture: parts are then told apart by colour."""
-    redraws = portrait.target is not None and TARGETS[portrait.target].effect in ("pencil", "neon")
-    return replace(portrait, target=None) if redraws else portrait
+    kept = [name for name in portrait.targets if TARGETS[name].effect not in _EFFECTS]
+    return replace(portrait, target=kept[0] if kept else None, beside=tuple(kept[1:]))
 
 
 def _repainted(portrait: Portrait, part: str) -> Portrait:
@@ -141,11 +142,11 @@ def _person(portrait: Portrait) -> str:
         eyebrows=pa.EyebrowType[eyebrows],
         nose=pa.NoseType.DEFAULT,
     )
-    target = TARGETS[portrait.target] if portrait.target else None
-    if target:
+    targets = [TARGETS[name] for name in portrait.targets]
+    for target in targets:
         parts.update({slot: _member(value) for slot, value in target.parts.items()})
     svg = pa.Avatar(**parts).render()
-    if target and target.effect == "freckles":
+    if any(target.effect == "freckles" for target in targets):
         svg = _with_freckles(svg, portrait.skin_tone)
     return svg
 

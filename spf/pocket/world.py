@@ -7,7 +7,7 @@ for customization; the embedded autoencoder and CLIP know both, as the public on
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # value -> colour. Hair, clothing and background keep apart in lightness, so that equal words stay readable side by side.
 HAIR_COLORS = {
@@ -110,6 +110,16 @@ class Portrait:
     dy: float = 0.0
     mirrored: bool = False
     target: str | None = None
+    beside: tuple[str, ...] = ()  # further held-out attributes; none hides what another one does
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return ((self.target,) if self.target else ()) + self.beside
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Base attributes that cannot be seen."""
+        return frozenset().union(*(TARGETS[name].hides for name in self.targets))
 
     def value(self, attribute: str) -> str:
         return getattr(self, attribute)
@@ -131,3 +141,20 @@ def sample_portrait(rng: random.Random, target: str | None = None) -> Portrait:
         mirrored=rng.random() < 0.5,
         target=target,
     )
+
+
+def companions(portrait: Portrait) -> list[str]:
+    """The held-out attributes that can be seen beside those that a portrait shows already."""
+    shown = [TARGETS[name] for name in portrait.targets]
+    return [name for name, other in TARGETS.items() if not any(
+        one is other or one.hides & other.hides or one.parts.keys() & other.parts.keys() or (one.effect and other.effect)
+        for one in shown)]
+
+
+def joined_by(portrait: Portrait, rng: random.Random, most: int) -> Portrait:
+    """The portrait with further held-out attributes, drawn at random: in all between as many as it has and `most`."""
+    for _ in range(rng.randint(1, most) - 1):
+        if not (found := companions(portrait)):
+            break
+        portrait = replace(portrait, beside=(*portrait.beside, rng.choice(found)))
+    return replace(portrait, glasses="none") if "glasses" in portrait.hidden else portrait
