@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spf.data.records import read_folder
 from spf.errors import DataError, InvalidInput
@@ -46,6 +48,24 @@ def test_all_attributes_in_turn(tmp_path):
     assert records[-1].target_text == records[0].target_text and records[-1].base_text != records[0].base_text
 
 
+def test_several_attributes_in_one_picture_are_all_named(tmp_path):
+    together = read_folder(render_folder("all", 40, tmp_path / "set", size=64, together=3))
+    alone = read_folder(render_folder("all", 40, tmp_path / "alone", size=64))
+    phrases = {target.phrase for target in TARGETS.values()}
+    named = [record.target_text.split(", ") for record in together]
+    assert {len(names) for names in named} == {1, 2, 3} and all(len(set(names)) == len(names) for names in named)
+    assert all(phrases.issuperset(names) for names in named)
+    assert [names[0] for names in named] == [record.target_text for record in alone]
+
+
+def test_masks_show_where_any_of_several_attributes_is(tmp_path):
+    folder = render_folder("winter-hat", 12, tmp_path / "set", size=64, masks=True, together=2)
+    alone = render_folder("winter-hat", 12, tmp_path / "alone", size=64, masks=True)
+    larger = [np.asarray(Image.open(folder / "masks" / path.name)).sum() > np.asarray(Image.open(path)).sum()
+              for path in sorted((alone / "masks").iterdir())]
+    assert any(larger) and not all(larger)
+
+
 def test_some_base_texts_name_what_the_target_hides():
     texts = [training_caption("winter-hat", 0, index) for index in range(400)]
     words = ("hair", "afro", "cut", "quiff", "dreadlocks")
@@ -60,6 +80,13 @@ def test_bad_arguments_write_nothing(tmp_path, attribute, count, field):
     with pytest.raises(InvalidInput) as caught:
         render_folder(attribute, count, tmp_path / "set")
     assert caught.value.field == field and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("together", [0, -1, 5])
+def test_a_bad_number_of_attributes_writes_nothing(tmp_path, together):
+    with pytest.raises(InvalidInput, match="--together: must lie between 1 and 4"):
+        render_folder("turban", 2, tmp_path / "set", together=together)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):

@@ -26,6 +26,36 @@ def pixels(portrait: Portrait) -> np.ndarray:
     return np.asarray(renderer.draw(portrait, SIZE), np.int16)
 
 
+# several held-out attributes
+
+@given(st.sampled_from(sorted(TARGETS)), st.integers(1, 4), st.integers(0, 10_000))
+def test_attributes_that_join_a_portrait_leave_each_other_visible(target, most, seed):
+    portrait = world.joined_by(world.sample_portrait(random.Random(seed), target), random.Random(seed), most)
+    found = [TARGETS[name] for name in portrait.targets]
+    assert 1 <= len(found) <= most and portrait.target == target
+    for index, one in enumerate(found):
+        for other in found[index + 1:]:
+            assert one is not other and not one.hides & other.hides and not one.parts.keys() & other.parts.keys()
+    assert portrait.glasses == "none" or "glasses" not in portrait.hidden
+
+
+def test_every_attribute_of_several_can_be_seen():
+    both = replace(PLAIN, target="winter-hat", beside=("full-beard", "freckles"))
+    drawn = [replace(both, beside=()), replace(both, beside=("full-beard",)), replace(both, beside=("freckles",)), both,
+             replace(both, target=None, beside=("full-beard", "freckles"))]
+    assert len({renderer.draw(portrait, SIZE).tobytes() for portrait in drawn}) == len(drawn)
+    assert set(world.companions(both)) == {"astronaut-suit", "eyepatch"}
+    whole, hat = (renderer.part_mask(portrait, "target", SIZE) for portrait in (both, drawn[0]))
+    assert (whole & hat).sum() > 0.9 * hat.sum() and whole.sum() > hat.sum(), "a beard may be where hair was"
+
+
+def test_a_style_redraws_what_is_beside_it_and_its_parts_are_still_found():
+    sketch = replace(PLAIN, target="full-beard", beside=("pencil-sketch",))
+    assert np.ptp(pixels(sketch), axis=2).max() == 0, "a sketch is gray"
+    beard = replace(PLAIN, target="full-beard")
+    assert (renderer.part_mask(sketch, "skin", SIZE) == renderer.part_mask(beard, "skin", SIZE)).all()
+
+
 # pictures
 
 def test_the_same_portrait_is_the_same_bytes():
