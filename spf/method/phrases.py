@@ -103,6 +103,12 @@ def join_prompt(
     return Prompt(text, base, tuple(targets), tuple(split(base.text)))
 
 
+def single_phrases(texts: Iterable[str]) -> tuple[str, ...]:
+    """The distinct ones in their order, without those that only say several of the others, parted by commas."""
+    known = dict.fromkeys(texts)
+    return tuple(text for text in known if "," not in text or not all(part.strip() in known for part in text.split(",")))
+
+
 def drop_last_phrase(prompt: Prompt) -> Prompt:
     """The prompt without the last phrase of its base; reading D3 for prompts longer than the text encoder's limit.
 

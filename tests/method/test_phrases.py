@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spf.method.phrases import Phrase, drop_last_phrase, join_prompt, split_phrases
+from spf.method.phrases import Phrase, drop_last_phrase, join_prompt, single_phrases, split_phrases
 
 CONNECTIVES = (
     "in",
@@ -189,3 +189,12 @@ def test_clip_would_cut_the_base_into_the_same_words_alone_and_in_the_prompt(bas
 def test_the_splitter_needs_no_torch():
     code = "import spf.method.phrases, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("texts, single", [
+    ((), ()), (("a hat", "a beard", "a hat"), ("a hat", "a beard")),
+    (("a hat, a beard", "a hat", "a beard", "a beard,a hat"), ("a hat", "a beard")),
+    (("a hat, a beard", "a hat"), ("a hat, a beard", "a hat")),  # a beard alone was never taught
+    (("a tall, red hat", "a beard"), ("a tall, red hat", "a beard")), ((",", "a hat"), (",", "a hat"))])
+def test_phrases_that_only_say_several_others_are_left_out(texts, single):
+    assert single_phrases(texts) == single
