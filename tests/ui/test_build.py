@@ -144,7 +144,7 @@ def test_the_documented_curl_calls_work(client, service):
     assert "event: complete" in done.stdout, done.stdout + done.stderr
     answer = json.loads(done.stdout.split("data: ")[-1])[0]
     assert answer["request"]["seed"] == 3 and set(answer["files"]) == {"original", "customized", "sfcm", "maps"}
-    assert service.requests[-1].customization == "winter-hat"
+    assert service.requests[-1].customization == "starter"
 
 
 def test_the_documented_python_calls_work(client, service, capsys):
