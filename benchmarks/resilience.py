@@ -235,13 +235,16 @@ def measure_starts(rounds: int, folder: Path) -> dict:
         (sleepers / str(process.pid)).touch()
         return process
 
-    store._launch = launch
+    real, store._launch = store._launch, launch
     settings, at = _settings(_pictures(folder, count=4), "hat"), time.time() + 1
-    starters = [Forked(_start_often, settings, at, rounds // 2, folder / f"started-{index}") for index in range(2)]
-    for starter in starters:
-        starter.wait()
-    for sleeper in sleepers.iterdir():
-        os.kill(int(sleeper.name), signal.SIGKILL)  # started above
+    try:
+        starters = [Forked(_start_often, settings, at, rounds // 2, folder / f"started-{index}") for index in range(2)]
+        for starter in starters:
+            starter.wait()
+    finally:
+        store._launch = real  # other parts start real ones
+        for sleeper in sleepers.iterdir():
+            os.kill(int(sleeper.name), signal.SIGKILL)  # started above
     started = [run for path in folder.glob("started-*") for run in path.read_text().split()]
     folders, jobs = len(list(store.runs_root().iterdir())), len(queue.jobs())
     return {"starts": 2 * (rounds // 2), "jobs": jobs, "run_folders": folders, "ok": len(started) == folders == jobs == 1}
