@@ -47,7 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds = QUICK if arguments.quick else ROUNDS
     report, began = {}, time.perf_counter()
-    for part in arguments.parts or rounds:
+    # in this order: a process that has computed must not be forked for 'resume' any more
+    for part in (part for part in ROUNDS if part in (arguments.parts or rounds)):
         with tempfile.TemporaryDirectory(prefix="resilience-", ignore_cleanup_errors=True) as folder:
             os.environ["SPF_HOME"] = str(Path(folder) / "home")
             report[part] = globals()[f"measure_{part}"](arguments.rounds or rounds[part], Path(folder))
