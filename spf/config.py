@@ -361,14 +361,13 @@ class EvaluatedMethod(Schema):
         None, description="Settings of the training run, dotted ('method.use_sfcm': false); None: nothing is trained.")
     start: Name | None = Field(None, description="The row whose weights training starts from, or sampling takes over.")
     customizations: dict[str, Name] = Field({}, description="Ready customizations instead, by target; '*' is every other one.")
+    guide: Annotated[MagnetConfig | StormConfig, Field(discriminator="name")] | None = Field(
+        None, description="A training-free method that acts while these weights are sampled.")
+    hold: HoldConfig | None = Field(None, description="Outside the SFCM the original is held while these weights are sampled.")
 
     def ready(self, target: str) -> str | None:
         """The ready customization that shows a target, or several joined by '+'."""
         return self.customizations.get(target, self.customizations.get("*"))
-
-    guide: Annotated[MagnetConfig | StormConfig, Field(discriminator="name")] | None = Field(
-        None, description="A training-free method that acts while these weights are sampled.")
-    hold: HoldConfig | None = Field(None, description="Outside the SFCM the original is held while these weights are sampled.")
 
 
 class EvaluationTable(Schema):

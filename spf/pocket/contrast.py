@@ -168,7 +168,7 @@ def _words(prompts: dict[str, Tensor], others: dict[str, Tensor], scale) -> Tens
 def _label(portrait: Portrait, attribute: str) -> int:
     if attribute == "target":
         return list(TARGETS).index(portrait.target) if portrait.target else len(TARGETS)
-    if portrait.target and attribute in TARGETS[portrait.target].hides:
+    if attribute in portrait.hidden:
         return _IGNORE
     return ATTRIBUTES[attribute].index(portrait.value(attribute))
 

@@ -27,7 +27,6 @@ def render_folder(attribute: str, count: int, folder: Path, seed: int = 0, size:
     """Write `count` pictures that show the target `attribute` (or "all" in turn), with metadata.jsonl.
 
     With `together` above 1 up to so many targets are in one picture, and its target text names them all, parted by commas.
-
     `masks` adds a folder of that name with a picture of each target's region, white inside, under its picture's name.
     Same arguments, same bytes. Raises InvalidInput for an unknown attribute, a count outside 1..10000 or `together`
     outside 1..4, DataError if the folder is taken.

@@ -25,7 +25,7 @@ from spf.pocket.pictures import mask_set
 from spf.pocket.pretrain import Pretraining
 from spf.pocket.recogniser import CONFIG, NO_TARGET, READABLE, SIZE, WEIGHTS, RecogniserNetwork, config_dict
 from spf.pocket.renderer import PARTS
-from spf.pocket.world import TARGETS, Portrait
+from spf.pocket.world import Portrait
 
 UNKNOWN = -1  # the label of an attribute that cannot be seen
 # What generated pictures show and rendered ones do not. Strengths in training reach beyond those of the test.
@@ -90,12 +90,11 @@ class Examples:
 
 
 def label_rows(portraits: list[Portrait]) -> Tensor:
-    """Index of each readable attribute's value, (N, attributes) int64; UNKNOWN where the target hides it."""
+    """Index of each readable attribute's value, (N, attributes) int64; UNKNOWN where a target hides it."""
     rows = []
     for portrait in portraits:
-        hidden = TARGETS[portrait.target].hides if portrait.target else ()
         values = {name: NO_TARGET if name == "target" and portrait.target is None else portrait.value(name) for name in READABLE}
-        rows.append([UNKNOWN if name in hidden else READABLE[name].index(value) for name, value in values.items()])
+        rows.append([UNKNOWN if name in portrait.hidden else READABLE[name].index(value) for name, value in values.items()])
     return torch.tensor(rows)
 
 

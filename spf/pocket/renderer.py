@@ -44,7 +44,7 @@ def draw(portrait: Portrait, size: int = SIZE) -> Image.Image:
 def part_mask(portrait: Portrait, part: str, size: int = SIZE) -> np.ndarray:
     """Where `part` is visible: (size, size) bool. `target` is where the target makes the picture differ."""
     if part == "target":
-        other = replace(portrait, target=None, beside=())
+        other = replace(portrait, targets=())
     else:
         portrait = _without_redrawing(portrait)
         other = _repainted(portrait, part)
@@ -69,8 +69,7 @@ def target_region(target: str, size: int = SIZE, count: int = 128, share: float 
 
 def _without_redrawing(portrait: Portrait) -> Portrait:
     """The same person before a style target redraws the picture: parts are then told apart by colour."""
-    kept = [name for name in portrait.targets if TARGETS[name].effect not in _EFFECTS]
-    return replace(portrait, target=kept[0] if kept else None, beside=tuple(kept[1:]))
+    return replace(portrait, targets=tuple(name for name in portrait.targets if TARGETS[name].effect not in _EFFECTS))
 
 
 def _repainted(portrait: Portrait, part: str) -> Portrait:

@@ -109,12 +109,12 @@ class Portrait:
     dx: float = 0.0
     dy: float = 0.0
     mirrored: bool = False
-    target: str | None = None
-    beside: tuple[str, ...] = ()  # further held-out attributes; none hides what another one does
+    targets: tuple[str, ...] = ()  # held-out attributes; none hides what another one does
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        return ((self.target,) if self.target else ()) + self.beside
+    def target(self) -> str | None:
+        """The first of them, where a picture has one at most."""
+        return self.targets[0] if self.targets else None
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -139,7 +139,7 @@ def sample_portrait(rng: random.Random, target: str | None = None) -> Portrait:
         dx=rng.uniform(-0.05, 0.05),
         dy=rng.uniform(0.0, 0.04),
         mirrored=rng.random() < 0.5,
-        target=target,
+        targets=() if target is None else (target,),
     )
 
 
@@ -156,5 +156,5 @@ def joined_by(portrait: Portrait, rng: random.Random, most: int) -> Portrait:
     for _ in range(rng.randint(1, most) - 1):
         if not (found := companions(portrait)):
             break
-        portrait = replace(portrait, beside=(*portrait.beside, rng.choice(found)))
+        portrait = replace(portrait, targets=(*portrait.targets, rng.choice(found)))
     return replace(portrait, glasses="none") if "glasses" in portrait.hidden else portrait

@@ -71,7 +71,7 @@ def test_parts_of_pictures_it_never_saw(ruler, images, masks, disturbances, cond
 def test_a_target_is_seen_and_its_absence_too(ruler, portraits):
     names = list(TARGETS)
     plain = replace(portraits[0], glasses="none")
-    drawn = [replace(plain, target=target) for target in (None, *names)]
+    drawn = [plain, *(replace(plain, targets=(target,)) for target in names)]
     shown = to_images(np.stack([pictures._Draw(128)(portrait) for portrait in drawn]), CPU)
     assert list(ruler.read(shown)["target"]) == ["none", *names]
     present = ruler.target_probability(shown[1:], names)
@@ -144,12 +144,12 @@ def test_the_committed_weights_are_small_and_half_precision():
 # how it is trained
 
 def test_hidden_attributes_have_no_label(portraits):
-    hat = replace(portraits[0], target="winter-hat")
+    hat = replace(portraits[0], targets=("winter-hat",))
     labels = dict(zip(READABLE, recognition.label_rows([hat])[0].tolist(), strict=True))
     assert labels["hair_style"] == labels["hair_color"] == recognition.UNKNOWN
     assert READABLE["target"][labels["target"]] == "winter-hat"
     assert READABLE["clothing"][labels["clothing"]] == hat.clothing
-    assert recognition.label_rows([replace(hat, target=None)])[0, -1] == READABLE["target"].index("none")
+    assert recognition.label_rows([replace(hat, targets=())])[0, -1] == READABLE["target"].index("none")
 
 
 def test_rare_targets_are_learned_from_as_often_as_none(monkeypatch):

@@ -40,19 +40,19 @@ def test_attributes_that_join_a_portrait_leave_each_other_visible(target, most, 
 
 
 def test_every_attribute_of_several_can_be_seen():
-    both = replace(PLAIN, target="winter-hat", beside=("full-beard", "freckles"))
-    drawn = [replace(both, beside=()), replace(both, beside=("full-beard",)), replace(both, beside=("freckles",)), both,
-             replace(both, target=None, beside=("full-beard", "freckles"))]
+    both = replace(PLAIN, targets=("winter-hat", "full-beard", "freckles"))
+    drawn = [both, *(replace(both, targets=targets) for targets in (
+        ("winter-hat",), ("winter-hat", "full-beard"), ("winter-hat", "freckles"), ("full-beard", "freckles")))]
     assert len({renderer.draw(portrait, SIZE).tobytes() for portrait in drawn}) == len(drawn)
     assert set(world.companions(both)) == {"astronaut-suit", "eyepatch"}
-    whole, hat = (renderer.part_mask(portrait, "target", SIZE) for portrait in (both, drawn[0]))
+    whole, hat = (renderer.part_mask(portrait, "target", SIZE) for portrait in drawn[:2])
     assert (whole & hat).sum() > 0.9 * hat.sum() and whole.sum() > hat.sum(), "a beard may be where hair was"
 
 
 def test_a_style_redraws_what_is_beside_it_and_its_parts_are_still_found():
-    sketch = replace(PLAIN, target="full-beard", beside=("pencil-sketch",))
+    sketch = replace(PLAIN, targets=("full-beard", "pencil-sketch"))
     assert np.ptp(pixels(sketch), axis=2).max() == 0, "a sketch is gray"
-    beard = replace(PLAIN, target="full-beard")
+    beard = replace(PLAIN, targets=("full-beard",))
     assert (renderer.part_mask(sketch, "skin", SIZE) == renderer.part_mask(beard, "skin", SIZE)).all()
 
 
@@ -100,7 +100,7 @@ def test_every_target_changes_pixels(target):
 def test_a_style_redraws_the_whole_picture(target):
     for portrait in portraits(target, 2):
         assert renderer.part_mask(portrait, "target", SIZE).mean() > 0.5
-    gray = pixels(replace(PLAIN, target="pencil-sketch"))
+    gray = pixels(replace(PLAIN, targets=("pencil-sketch",)))
     assert (gray.max(axis=2) == gray.min(axis=2)).all()
 
 
@@ -146,7 +146,7 @@ def test_a_target_hides_what_it_says_it_hides():
         if target.effect:
             continue  # styles redraw colours, they do not cover them
         for attribute in target.hides - {"glasses", "expression"}:
-            portrait = replace(PLAIN, target=name)
+            portrait = replace(PLAIN, targets=(name,))
             for value in ATTRIBUTES[attribute][:3]:
                 difference = np.abs(pixels(replace(portrait, **{attribute: value})) - pixels(portrait)).sum(axis=2)
                 assert np.mean(difference > 24) < 0.01, (name, attribute, value)
