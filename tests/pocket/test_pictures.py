@@ -11,7 +11,8 @@ from spf.pocket.world import TARGETS
 
 @pytest.mark.parametrize("target", [None, "winter-hat", "freckles", "neon"])
 def test_bits_are_the_masks_of_the_renderer(target):
-    portrait = replace(pictures.portrait_at("bits", 1, 0.0), targets=(target,) if target else (), glasses="none" if target else "sunglasses")
+    shown = {"targets": (target,), "glasses": "none"} if target else {"glasses": "sunglasses"}
+    portrait = replace(pictures.portrait_at("bits", 1, 0.0), **shown)
     bits = pictures.part_bits(portrait, 64)
     for bit, part in enumerate(renderer.PARTS):
         assert np.array_equal(bits >> bit & 1, renderer.part_mask(portrait, part, 64)), part
