@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import spf
+from spf.backbones import checkpoints
 from spf.config import REPOSITORY
 from spf.evaluation.run import PRESERVATION, Cell, Evaluation
 from spf.metrics.base import Metric, Rows, Summary, summarise
@@ -31,7 +32,8 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
     rows = {row: _row(evaluation, row) for row in config.methods}
     return {
         "name": config.name, "model": config.model, "split": config.split, "targets": list(evaluation.targets),
-        "triples_per_target": config.triples, "made_with": provenance(), "minutes": minutes(evaluation),
+        "triples_per_target": config.triples, "minutes": minutes(evaluation),
+        "made_with": provenance() | {"model_sha256": checkpoints.denoiser_hash(evaluation.preset)},
         "config": config.model_dump(mode="json"), "metrics": [_about(metric) for metric in evaluation.columns.metrics],
         "unavailable": dict(evaluation.columns.unavailable),
         "rows": {row: {"title": config.methods[row].title, **found} for row, found in rows.items()},

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from spf.backbones import checkpoints
 from spf.evaluation import continuous, publish, report, tables
 from spf.metrics.base import Metric
 
@@ -77,6 +78,8 @@ def test_the_whole_report_of_a_run(make, trainer):
     assert sorted(linked) == sorted(f"figures/{path.name}" for path in (folder / "figures").iterdir()) and len(linked) == 4
     found = json.loads((folder / "table.json").read_text())
     assert found["minutes"]["training"] == len(trainer.calls) - 1  # a minute each; of the joint one only pictures are shown
+    weights = checkpoints.denoiser_hash(evaluation.preset)
+    assert found["made_with"]["model_sha256"] == weights and weights[:12] in text
     assert found["rows"]["spf"]["columns"]["lpips"]["pairs"] == 3 and (folder / "table-1.md").exists()
     assert not list(folder.glob(".*.partial"))
 
