@@ -122,7 +122,8 @@ def page(report: Values, figures: Mapping[str, str]) -> str:
     config, made = report["config"], report["made_with"]
     rows = list(report["rows"])
     parts = [f"# Evaluation '{report['name']}'", (
-        f"Model `{report['model']}` ({made['model_sha256'][:12]}), {len(report['targets'])} targets, {report['triples_per_target']:,} triples each, "
+        f"Model `{report['model']}` ({made['model_sha256'][:12]}), {len(report['targets'])} targets, "
+        f"{report['triples_per_target']:,} triples each, "
         f"split '{report['split']}', {config['pictures']} training pictures per target, training seed {config['seed']}. "
         f"Written by `python -m spf evaluate`, spf {made['spf']}, commit {made['commit']}, torch {made['torch']}, "
         f"{made['device']}; {report['minutes']['training']:g} minutes of training, {report['minutes']['drawing']:g} of drawing. "

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def pictures(request: GenerationRequest) -> tuple[Image.Image, Image.Image]:
     known = {phrase: target.name for target in world.TARGETS.values() for phrase in target.phrases}
     target = next((known[phrase] for phrase in request.target_texts if phrase in known), None)
     portrait = world.sample_portrait(random.Random(request.seed))
-    changed = portrait if target is None else world.Portrait(**{**vars(portrait), "target": target})
+    changed = portrait if target is None else replace(portrait, targets=(target,))
     return renderer.draw(portrait), renderer.draw(changed)
 
 
