@@ -25,6 +25,7 @@ from spf.generation.guide import Guide
 from spf.generation.layers import groups, phrase_maps_by_group, side_by_side
 from spf.generation.originals import Original
 from spf.generation.request import GenerationResult, StepMaps, StepView
+from spf.generation.texts import Encode
 from spf.generation.together import Answer, Ask, Path, run_together
 from spf.method import control_map
 from spf.method.attention import AttentionLayer
@@ -42,18 +43,19 @@ class Pair:
     """Both paths in step. `reference` and `response` may be the same backbone (nothing customized)."""
 
     def __init__(self, reference: Backbone, response: Backbone, clip: Clip, resolution: int,
-                 request: GenerationRequest, method: MethodConfig, guide: Guide | None = None):
+                 request: GenerationRequest, method: MethodConfig, guide: Guide | None = None, encode: Encode | None = None):
+        """`encode`: what is asked in place of the reference's text encoders."""
         self.reference, self.response, self.clip, self.request, self.method = reference, response, clip, request, method
-        self.guide = guide or Guide()
+        self.guide, self.encode = guide or Guide(), encode or reference.encode_prompts
         negative = self._negative()
         prompt = weighted_prompt(request.base_text, request.target_texts)
         if len(prompt.targets) < len(request.target_texts):
             raise InvalidInput("target_texts", "contains an empty phrase; write what should change, or remove the phrase")
-        self.full = self._weighted(reference.encode_prompts([negative, prompt]))  # row 0 guides away, row 1 is the prompt
+        self.full = self._weighted(self.encode([negative, prompt]))  # row 0 guides away, row 1 is the prompt
         self.prompt = self.full.prompts[1]  # as it fits the encoder
         # (1, T, E, P): without the columns that pad it to a negative prompt of more phrases
         self.phrase_weights = self.full.phrase_weights[1:, ..., :len(self.prompt.phrases)]
-        self.base = reference.encode_prompts([negative, first_targets(self.prompt, 0)])
+        self.base = self.encode([negative, first_targets(self.prompt, 0)])
         self.gamma = self._gamma()  # (1, P)
         self.full = self.guide.text(response, self.full)
         self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
@@ -194,7 +196,7 @@ class Pair:
         """The negative prompt. Raises InvalidInput naming it if it does not fit the encoder."""
         negative = weighted_prompt(self.request.negative_prompt, ())
         try:
-            return self.reference.encode_prompts([negative]).prompts[0] if negative.text else negative
+            return self.encode([negative]).prompts[0] if negative.text else negative
         except InvalidInput as error:
             raise InvalidInput("negative_prompt", str(error).removeprefix(f"{error.field}: ")) from None
 
@@ -212,7 +214,7 @@ class Pair:
         def weigh(own: Tensor, steps: Tensor) -> Tensor:
             return torch.stack([own[0], steps[0] + torch.tensordot(factors.to(steps), steps.diff(dim=0), dims=1)])
 
-        return full.conditioned(weigh, self.reference.encode_prompts(growing))
+        return full.conditioned(weigh, self.encode(growing))
 
     def _gamma(self) -> Tensor:
         if not self.prompt.targets:

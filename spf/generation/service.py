@@ -23,6 +23,7 @@ from spf.generation.originals import Originals
 from spf.generation.pair import OnStep, Pair
 from spf.generation.request import GenerationResult, StepView
 from spf.generation.room import free_bytes, needed_bytes, seeds_at_once
+from spf.generation.texts import EncodedTexts
 from spf.generation.together import run_together
 
 MakeGuide = Callable[[GenerationRequest, ModelPreset], Guide]
@@ -39,6 +40,7 @@ class _Model:
     preset: ModelPreset
     reference: Backbone
     clip: Clip
+    texts: EncodedTexts  # as the reference encodes them
 
 
 class GenerationService:
@@ -99,7 +101,7 @@ class GenerationService:
                 model = self._model(request.model)
                 response, method = self._response(request, parts)
             first = Pair(model.reference, response, model.clip, model.preset.resolution, request, method,
-                         self._guide(request, model.preset))
+                         self._guide(request, model.preset), model.texts)
             several = request.model_copy(update={"count": len(singles)})
             fitting = 1 if len(singles) == 1 else seeds_at_once(
                 several, model.reference, model.preset.resolution, free_bytes(self.device))
@@ -120,7 +122,8 @@ class GenerationService:
         if name not in self._models:
             preset = config.model_preset(name)
             clip = Clip.load(preset.clip).to(self.device)
-            self._models[name] = _Model(preset, checkpoints.load_backbone(preset, self.device), clip)
+            reference = checkpoints.load_backbone(preset, self.device)
+            self._models[name] = _Model(preset, reference, clip, EncodedTexts(reference.encode_prompts, self.device))
         return self._models[name]
 
     def _guide(self, request: GenerationRequest, preset: ModelPreset) -> Guide | None:

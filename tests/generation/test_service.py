@@ -50,9 +50,12 @@ def test_a_swapped_phrase_draws_only_the_response_path_again(service, teach, ask
     clip, seen = service._models["tiny"].clip, []
     embed = clip.embed_images
     monkeypatch.setattr(clip, "embed_images", lambda images: seen.append(images) or embed(images))
+    texts, encoded = service._models["tiny"].texts, []
+    encode = texts._encode
+    monkeypatch.setattr(texts, "_encode", lambda prompts: encoded.append(prompts) or encode(prompts))
     asked.clear()
     second = service.generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
-    assert len(asked) == len(seen) == 1
+    assert len(asked) == len(seen) == len(encoded) == 1
     assert second.original.tobytes() == first.original.tobytes()
     fresh = GenerationService("cpu").generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
     assert second.customized.tobytes() == fresh.customized.tobytes() and second.metrics == fresh.metrics
