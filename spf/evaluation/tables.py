@@ -121,10 +121,12 @@ def page(report: Values, figures: Mapping[str, str]) -> str:
     """The whole report. `figures`: title -> path as the page links to it."""
     config, made = report["config"], report["made_with"]
     rows = list(report["rows"])
+    taught = f"{config['pictures']} training pictures per target, training seed {config['seed']}"
+    trains = any(method["train"] is not None for method in config["methods"].values())
     parts = [f"# Evaluation '{report['name']}'", (
         f"Model `{report['model']}` ({made['model_sha256'][:12]}), {len(report['targets'])} targets, "
         f"{report['triples_per_target']:,} triples each, "
-        f"split '{report['split']}', {config['pictures']} training pictures per target, training seed {config['seed']}. "
+        f"split '{report['split']}', {taught if trains else 'nothing trained'}. "
         f"Written by `python -m spf evaluate`, spf {made['spf']}, commit {made['commit']}, torch {made['torch']}, "
         f"{made['device']}; {report['minutes']['training']:g} minutes of training, {report['minutes']['drawing']:g} of drawing. "
         "In parentheses: 95 % bootstrap intervals over pairs. Bold: best of the rows with a target response of at least "

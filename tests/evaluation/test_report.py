@@ -81,7 +81,16 @@ def test_the_whole_report_of_a_run(make, trainer):
     weights = checkpoints.denoiser_hash(evaluation.preset)
     assert found["made_with"]["model_sha256"] == weights and weights[:12] in text
     assert found["rows"]["spf"]["columns"]["lpips"]["pairs"] == 3 and (folder / "table-1.md").exists()
+    assert f"{found['config']['pictures']} training pictures per target" in text and "nothing trained" not in text
     assert not list(folder.glob(".*.partial"))
+
+
+def test_a_report_of_rows_that_train_nothing_speaks_of_no_training_pictures(make):
+    tables_ = {"1": {"title": "Comparison", "rows": ["original"]}}
+    evaluation = make(triples=1, methods={"original": {"title": "Nothing taught"}}, tables=tables_)
+    evaluation.run()
+    text = publish.write(evaluation).read_text()
+    assert "nothing trained" in text and "training pictures" not in text
 
 
 def test_a_strip_is_drawn_as_its_row_samples(make):
