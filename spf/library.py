@@ -21,6 +21,7 @@ SHIPPED = REPOSITORY / "assets" / "customizations"
 WEIGHTS, CARD = "weights.safetensors", "customization.json"
 TRASH = ".trash"  # beside the customizations
 MAX_CARD = 1 << 20  # bytes
+MAX_PHRASES = 100  # that training writes on a card: of the longest texts, still within MAX_CARD
 
 
 class CustomizationCard(Schema):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spf import library
+from spf.config import MAX_TEXT
 from spf.errors import CustomizationError, InvalidInput
 
 
@@ -82,3 +83,10 @@ def test_a_card_with_hostile_content_is_listed_nowhere(own, change):
 def test_an_endless_card_is_not_read(own):
     os.truncate(own / library.CARD, 64 << 30)  # sparse
     assert list(library.customizations()) == ["shipped-hat"]
+
+
+def test_the_most_and_longest_phrases_that_training_writes_are_read(own):
+    path = own / library.CARD
+    phrases = tuple(chr(0x1F600 + index) * MAX_TEXT for index in range(library.MAX_PHRASES))
+    path.write_text(library.read_card(path).model_copy(update={"phrases": phrases}).model_dump_json(indent=2), encoding="utf-8")
+    assert library.customizations()["my-hat"].card.phrases == phrases

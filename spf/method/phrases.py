@@ -5,6 +5,7 @@ Every phrase carries its character span, which is never found again by searching
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,10 +104,15 @@ def join_prompt(
     return Prompt(text, base, tuple(targets), tuple(split(base.text)))
 
 
-def single_phrases(texts: Iterable[str]) -> tuple[str, ...]:
-    """The distinct ones in their order, without those that only say several of the others, parted by commas."""
-    known = dict.fromkeys(texts)
-    return tuple(text for text in known if "," not in text or not all(part.strip() in known for part in text.split(",")))
+def single_phrases(texts: Iterable[str], most: int) -> tuple[str, ...]:
+    """The distinct ones in their order, without those that only say several of the others, parted by commas.
+
+    Of more than `most`, those that came most often.
+    """
+    known = Counter(texts)
+    single = {text for text in known if "," not in text or not all(part.strip() in known for part in text.split(","))}
+    often = {text for text, _ in Counter({text: known[text] for text in known if text in single}).most_common(most)}
+    return tuple(text for text in known if text in often)
 
 
 def drop_last_phrase(prompt: Prompt) -> Prompt:

@@ -23,7 +23,7 @@ from spf.data.batches import Examples
 from spf.data.records import Record, read_training_set
 from spf.errors import Cancelled, DiskFull, Paused, SpfError, TrainingError
 from spf.files import is_disk_full, sync
-from spf.library import Customization, CustomizationCard
+from spf.library import MAX_PHRASES, Customization, CustomizationCard
 from spf.method.phrases import join_prompt, single_phrases
 from spf.training import checkpoint, identity
 from spf.training.checkpoint import Checkpoint, Position
@@ -314,8 +314,8 @@ class Run:
             summary["enhanced_decoder"] = identity.enhanced_decoder(preset)
         return CustomizationCard(
             name=config.name, model=config.model, model_sha256=checkpoints.denoiser_hash(preset),
-            phrases=single_phrases([*(record.target_text for record in records), *self._known]), stage=config.stage,
-            method=config.method, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
+            phrases=single_phrases([*(record.target_text for record in records), *self._known], most=MAX_PHRASES),
+            stage=config.stage, method=config.method, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
 
 
 def _learned(own: Collection[str], reference: Backbone, state: StageState) -> dict[str, torch.Tensor]:

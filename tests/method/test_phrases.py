@@ -197,4 +197,10 @@ def test_the_splitter_needs_no_torch():
     (("a hat, a beard", "a hat"), ("a hat, a beard", "a hat")),  # a beard alone was never taught
     (("a tall, red hat", "a beard"), ("a tall, red hat", "a beard")), ((",", "a hat"), (",", "a hat"))])
 def test_phrases_that_only_say_several_others_are_left_out(texts, single):
-    assert single_phrases(texts) == single
+    assert single_phrases(texts, most=9) == single
+
+
+def test_of_very_many_phrases_those_stay_that_came_most_often():
+    texts = ["once", *(["often"] * 3), *(["twice"] * 2), "once more"]
+    assert single_phrases(texts, most=2) == ("often", "twice")
+    assert single_phrases(texts, most=3) == ("once", "often", "twice"), "of equals the first"
