@@ -25,7 +25,6 @@ from spf.generation.guide import Guide
 from spf.generation.layers import groups, phrase_maps_by_group, side_by_side
 from spf.generation.originals import Original
 from spf.generation.request import GenerationResult, StepMaps, StepView
-from spf.generation.texts import Encode
 from spf.generation.together import Answer, Ask, Path, run_together
 from spf.method import control_map
 from spf.method.attention import AttentionLayer
@@ -35,6 +34,7 @@ from spf.method.phrases import Prompt, first_targets
 from spf.metrics.pixels import mean_absolute_difference, resized_map
 
 OnStep = Callable[[StepView], None]
+Encode = Callable[[tuple[Prompt, ...]], TextFeatures]
 
 LOOKS = 5  # steps at which a generation without several maps can be looked at
 
@@ -51,11 +51,11 @@ class Pair:
         prompt = weighted_prompt(request.base_text, request.target_texts)
         if len(prompt.targets) < len(request.target_texts):
             raise InvalidInput("target_texts", "contains an empty phrase; write what should change, or remove the phrase")
-        self.full = self._weighted(self.encode([negative, prompt]))  # row 0 guides away, row 1 is the prompt
+        self.full = self._weighted(self.encode((negative, prompt)))  # row 0 guides away, row 1 is the prompt
         self.prompt = self.full.prompts[1]  # as it fits the encoder
         # (1, T, E, P): without the columns that pad it to a negative prompt of more phrases
         self.phrase_weights = self.full.phrase_weights[1:, ..., :len(self.prompt.phrases)]
-        self.base = self.encode([negative, first_targets(self.prompt, 0)])
+        self.base = self.encode((negative, first_targets(self.prompt, 0)))
         self.gamma = self._gamma()  # (1, P)
         self.full = self.guide.text(response, self.full)
         self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
@@ -196,7 +196,7 @@ class Pair:
         """The negative prompt. Raises InvalidInput naming it if it does not fit the encoder."""
         negative = weighted_prompt(self.request.negative_prompt, ())
         try:
-            return self.encode([negative]).prompts[0] if negative.text else negative
+            return self.encode((negative,)).prompts[0] if negative.text else negative
         except InvalidInput as error:
             raise InvalidInput("negative_prompt", str(error).removeprefix(f"{error.field}: ")) from None
 
@@ -208,7 +208,7 @@ class Pair:
         weights, prompt = self.request.weights, full.prompts[1]
         if all(weight == 1 for weight in weights):
             return full
-        growing = [first_targets(prompt, count) for count in range(len(weights) + 1)]
+        growing = tuple(first_targets(prompt, count) for count in range(len(weights) + 1))
         factors = torch.tensor(weights, device=full.embeddings.device)
 
         def weigh(own: Tensor, steps: Tensor) -> Tensor:

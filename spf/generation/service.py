@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,10 +20,9 @@ from spf.config import GenerationRequest, MethodConfig, ModelPreset
 from spf.errors import InvalidInput
 from spf.generation.guide import Guide
 from spf.generation.originals import Originals
-from spf.generation.pair import OnStep, Pair
+from spf.generation.pair import Encode, OnStep, Pair
 from spf.generation.request import GenerationResult, StepView
 from spf.generation.room import free_bytes, needed_bytes, seeds_at_once
-from spf.generation.texts import EncodedTexts
 from spf.generation.together import run_together
 
 MakeGuide = Callable[[GenerationRequest, ModelPreset], Guide]
@@ -32,6 +31,7 @@ Admit = Callable[[int, torch.device], None]  # (bytes that a generation needs at
 
 ORIGINALS_KEPT = 32  # pictures; one of 512 x 512 takes 800 kB
 LATENT_BYTES_KEPT = 256 * 2**20  # of originals that were held; Stable Diffusion 3.5 takes 40 MiB for 40 steps at 1024 x 1024
+TEXTS_KEPT = 8  # groups of prompts; one of Stable Diffusion 3.5 takes 11 MB in fp32
 RESPONSES_KEPT = 3  # customized denoisers in memory
 
 
@@ -40,7 +40,7 @@ class _Model:
     preset: ModelPreset
     reference: Backbone
     clip: Clip
-    texts: EncodedTexts  # as the reference encodes them
+    encode: Encode  # the reference's, with the last answers kept
 
 
 class GenerationService:
@@ -101,7 +101,7 @@ class GenerationService:
                 model = self._model(request.model)
                 response, method = self._response(request, parts)
             first = Pair(model.reference, response, model.clip, model.preset.resolution, request, method,
-                         self._guide(request, model.preset), model.texts)
+                         self._guide(request, model.preset), model.encode)
             several = request.model_copy(update={"count": len(singles)})
             fitting = 1 if len(singles) == 1 else seeds_at_once(
                 several, model.reference, model.preset.resolution, free_bytes(self.device))
@@ -123,7 +123,8 @@ class GenerationService:
             preset = config.model_preset(name)
             clip = Clip.load(preset.clip).to(self.device)
             reference = checkpoints.load_backbone(preset, self.device)
-            self._models[name] = _Model(preset, reference, clip, EncodedTexts(reference.encode_prompts, self.device))
+            # kept by the group of prompts encoded together: no picture may depend, be it by rounding, on what was drawn before
+            self._models[name] = _Model(preset, reference, clip, lru_cache(TEXTS_KEPT)(reference.encode_prompts))
         return self._models[name]
 
     def _guide(self, request: GenerationRequest, preset: ModelPreset) -> Guide | None:

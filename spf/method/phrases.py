@@ -110,9 +110,9 @@ def single_phrases(texts: Iterable[str], most: int) -> tuple[str, ...]:
     Of more than `most`, those that came most often.
     """
     known = Counter(texts)
-    single = {text for text in known if "," not in text or not all(part.strip() in known for part in text.split(","))}
-    often = {text for text, _ in Counter({text: known[text] for text in known if text in single}).most_common(most)}
-    return tuple(text for text in known if text in often)
+    single = [text for text in known if "," not in text or not all(part.strip() in known for part in text.split(","))]
+    often = set(sorted(single, key=known.__getitem__, reverse=True)[:most])
+    return tuple(text for text in single if text in often)
 
 
 def drop_last_phrase(prompt: Prompt) -> Prompt:

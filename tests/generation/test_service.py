@@ -50,15 +50,26 @@ def test_a_swapped_phrase_draws_only_the_response_path_again(service, teach, ask
     clip, seen = service._models["tiny"].clip, []
     embed = clip.embed_images
     monkeypatch.setattr(clip, "embed_images", lambda images: seen.append(images) or embed(images))
-    texts, encoded = service._models["tiny"].texts, []
-    encode = texts._encode
-    monkeypatch.setattr(texts, "_encode", lambda prompts: encoded.append(prompts) or encode(prompts))
+    encoded = service._models["tiny"].encode.cache_info().misses
     asked.clear()
     second = service.generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
-    assert len(asked) == len(seen) == len(encoded) == 1
+    assert len(asked) == len(seen) == service._models["tiny"].encode.cache_info().misses - encoded == 1
     assert second.original.tobytes() == first.original.tobytes()
     fresh = GenerationService("cpu").generate(ask(customization="hat", map_steps=1, target_texts=("a turban",)))
     assert second.customized.tobytes() == fresh.customized.tobytes() and second.metrics == fresh.metrics
+
+
+@both_families
+def test_a_moved_weight_encodes_no_text_again(service, teach, ask):
+    teach()
+    service.generate(ask(customization="hat", map_steps=1, target_weights=(0.5,), negative_prompt="a photo"))
+    encode = service._models["tiny"].encode
+    before = encode.cache_info().misses
+    weaker = ask(customization="hat", map_steps=1, target_weights=(0.2,), negative_prompt="a photo")
+    moved = service.generate(weaker)
+    assert encode.cache_info().misses == before > 0
+    assert moved.customized.tobytes() == GenerationService("cpu").generate(weaker).customized.tobytes()
+    assert encode.cache_info().maxsize == service_module.TEXTS_KEPT
 
 
 def test_another_text_draws_the_original_again(service, ask, counted):
