@@ -161,6 +161,9 @@ class TrainConfig(Schema):
     tokencompose: TokenComposeConfig = TokenComposeConfig()
     caption_dropout: float = Field(0.0, ge=0, le=1, description="D24: share of samples with the empty prompt.")
     base_only_prob: float = Field(0.0, ge=0, le=1, description="D25: share of stage-2 samples without target text.")
+    snr_gamma: float = Field(0.0, ge=0, le=1000, description=(
+        "L_diff counts an error of x_0 by the smaller of signal-to-noise ratio and this; 0 counts an error of the prediction "
+        "alike at every timestep, as Eq. 1 does."))
     seed: int = Field(0, ge=0, lt=2**63)
     sample_every: int = Field(50, ge=0, description="Steps between preview pictures; 0 draws one only when asked.")
     sample_seeds: int = Field(1, ge=1, le=8, description="Previews are drawn of so many fixed seeds, side by side.")

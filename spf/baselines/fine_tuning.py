@@ -18,7 +18,7 @@ from spf.training.stages import FineTuneStage
 def stages(config: TrainConfig, reference: Backbone, response: Backbone, clip: Clip) -> Stages:
     """The diffusion loss on the full prompt and nothing else (Eq. 1)."""
     empty = reference.encode_prompts([join_prompt("", ())])
-    return [(FineTuneStage(response, empty, config.caption_dropout), as_long_as_both(config))]
+    return [(FineTuneStage(response, empty, config.caption_dropout, config.snr_gamma), as_long_as_both(config))]
 
 
 def as_long_as_both(config: TrainConfig) -> StageConfig:

@@ -42,7 +42,8 @@ def stages(config: TrainConfig, reference: Backbone, response: Backbone, clip: C
         raise InvalidInput("caption_dropout", "must be 0 for the recipe 'tokencompose', whose terms are about a caption's tokens")
     require_masks(read_training_set(config))
     empty = reference.encode_prompts([join_prompt("", ())])
-    return [(TokenComposeStage(FineTuneStage(response, empty), config.tokencompose, config.crop), as_long_as_both(config))]
+    fine_tuning = FineTuneStage(response, empty, snr_gamma=config.snr_gamma)
+    return [(TokenComposeStage(fine_tuning, config.tokencompose, config.crop), as_long_as_both(config))]
 
 
 def mask_path(picture: Path) -> Path:

@@ -38,6 +38,18 @@ class Objective(ABC):
         a, b = (_per_sample(c, x_0).to(x_0.dtype) for c in self.coefficients(t))  # (B, 1, 1, 1)
         return a * x_0 + b * noise
 
+    @abstractmethod
+    def x0_error(self, t: Tensor) -> Tensor:
+        """By how much `predict_x0` magnifies an error of the prediction, (B,)."""
+
+    def min_snr_weight(self, t: Tensor, snr_gamma: float) -> Tensor:
+        """What a sample's squared error counts, (B,): min(SNR, snr_gamma) once it is an error of x_0 (Hang et al. 2023).
+
+        All timesteps count at most alike then, where nearly clean pictures of what a model has never seen would outweigh the rest.
+        """
+        a, b = self.coefficients(t)
+        return (a / b).square().clamp(max=snr_gamma) * self.x0_error(t).square()
+
     def error_amplification(self, t: Tensor) -> Tensor:
         """b/a (B,): how noisy x_t is, hence how little its one-step x_0 can be trusted.
 
@@ -98,6 +110,10 @@ class EpsilonObjective(Objective):
         """Eq. 1: the noise itself."""
         return noise
 
+    def x0_error(self, t: Tensor) -> Tensor:
+        """b/a."""
+        return self.error_amplification(t)
+
     def predict_x0(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """Eq. 9: x_t / sqrt(alpha-bar_t) - sqrt(1 - alpha-bar_t) prediction / sqrt(alpha-bar_t)."""
         a, b = (_per_sample(c, x_t) for c in self.coefficients(t))
@@ -140,6 +156,10 @@ class FlowObjective(Objective):
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Eq. 13: the velocity noise - x_0, which does not depend on t."""
         return noise - x_0
+
+    def x0_error(self, t: Tensor) -> Tensor:
+        """sigma."""
+        return self.coefficients(t)[1]
 
     def predict_x0(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """Eq. 9 for flow: x_t - sigma v."""

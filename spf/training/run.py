@@ -47,10 +47,10 @@ def spf_stages(config: TrainConfig, reference: Backbone, response: Backbone, cli
     empty = reference.encode_prompts([join_prompt("", ())])
     stages: Stages = []
     if config.stage in ("both", "1"):
-        stages.append((FineTuneStage(response, empty, config.caption_dropout), config.stage1))
+        stages.append((FineTuneStage(response, empty, config.caption_dropout, config.snr_gamma), config.stage1))
     if config.stage in ("both", "2"):
         stages.append((DualPathStage(
-            reference, response, clip, config.method, empty, config.caption_dropout, config.base_only_prob,
+            reference, response, clip, config.method, empty, config.caption_dropout, config.base_only_prob, config.snr_gamma,
             config.reference_precision == "bf16", tiny_decoder(config, response) if config.tiny_decoder else None),
             config.stage2))
     return stages

@@ -39,6 +39,7 @@ class FineTuneStage:
     response: Backbone
     empty: TextFeatures  # the encoded empty prompt, one row
     caption_dropout: float = 0.0  # D24
+    snr_gamma: float = 0.0
     name: str = "stage1"
 
     def training_forward(self, batch: Examples, generator: Generator) -> tuple[Losses, Report]:
@@ -46,7 +47,8 @@ class FineTuneStage:
         x_t, t, noise = _noised(self.response, batch.latents, generator)
         text = drop_captions(batch.full, self.empty, self.caption_dropout, generator)
         prediction = self.response.predict(x_t, t, text)
-        return {"diff": diffusion_loss(prediction, objective.target(batch.latents, noise, t))}, {}
+        weight = objective.min_snr_weight(t, self.snr_gamma) if self.snr_gamma else None
+        return {"diff": diffusion_loss(prediction, objective.target(batch.latents, noise, t), weight)}, {}
 
 
 @dataclass
@@ -60,6 +62,7 @@ class DualPathStage:
     empty: TextFeatures
     caption_dropout: float = 0.0  # D24
     base_only_prob: float = 0.0  # D25
+    snr_gamma: float = 0.0
     reference_bf16: bool = False  # the reference path's pass alone
     decoder: Callable[[Tensor], Tensor] | None = None  # of L_enhanced; None: the model's own
     name: str = "stage2"
@@ -82,6 +85,8 @@ class DualPathStage:
         m_hat, report = self._sfcm(eps_ref, eps_res.detach(), res, batch)
         m_hat = m_hat * asked[:, None, None]  # where nothing was asked for, nothing is exempt
         taught = (dropped | ~base_only).float()  # the picture shows the target, so it is no example of the base text
+        if self.snr_gamma:
+            taught = taught * objective.min_snr_weight(t, self.snr_gamma)
         losses = {"diff": diffusion_loss(eps_res, objective.target(batch.latents, noise, t), taught)}
         weights = [alignment_weight(m_hat, layer.grid) for layer in res]  # (B, N) per layer
         if method.use_text_loss:

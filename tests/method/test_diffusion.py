@@ -77,6 +77,30 @@ def test_amplification_and_signal_level_say_the_same(objective):
     torch.testing.assert_close(objective.error_amplification(t), ((1 - level) / level).sqrt(), rtol=1e-3, atol=1e-6)
 
 
+def test_x0_error_is_by_how_much_an_error_of_the_prediction_grows(objective):
+    t = objective.sample_timesteps(50, torch.Generator().manual_seed(3))
+    x_t, prediction = torch.randn(50, 1, dtype=torch.float64), torch.randn(50, 1, dtype=torch.float64)
+    grown = objective.predict_x0(x_t, prediction, t) - objective.predict_x0(x_t, prediction + 0.01, t)
+    torch.testing.assert_close(objective.x0_error(t).to(grown), grown.flatten() / 0.01, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("snr_gamma", [0.2, 5.0])
+def test_min_snr_counts_every_timestep_as_the_bounded_error_of_x0(objective, snr_gamma):
+    t = objective.sample_timesteps(200, torch.Generator().manual_seed(3))
+    level = objective.signal_level(t).double()
+    snr = level / (1 - level)
+    expected = torch.minimum(snr, torch.tensor(snr_gamma)) * objective.x0_error(t).double().square()
+    assert (snr < snr_gamma).any() and (snr > snr_gamma).any()
+    torch.testing.assert_close(objective.min_snr_weight(t, snr_gamma).double(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_min_snr_by_hand():
+    epsilon = EpsilonObjective(torch.tensor([0.9, 0.5]))  # SNR 9 and 1
+    torch.testing.assert_close(epsilon.min_snr_weight(torch.tensor([0, 1]), 5.0), torch.tensor([5 / 9, 1.0]))
+    sigma = torch.tensor([100.0, 500.0])  # SNR 81 and 1; an error of v is sigma times as large an error of x_0
+    torch.testing.assert_close(FlowObjective().min_snr_weight(sigma, 5.0), torch.tensor([5 * 0.01, 0.25]))
+
+
 def test_epsilon_timesteps_are_uniform_integers_and_seeded():
     objective = EpsilonObjective(scaled_linear(10))
     draw = [objective.sample_timesteps(5000, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]

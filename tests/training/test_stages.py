@@ -21,8 +21,8 @@ def forward(backbone, response, clip, empty, examples, monkeypatch):
     monkeypatch.setattr(backbone.objective.__class__, "sample_timesteps",
                         lambda self, batch, generator=None, device=None: torch.tensor([20, 150, 300, 340])[:batch])
 
-    def make(caption_dropout=0.0, base_only_prob=0.0, res=response, **method):
-        stage = DualPathStage(backbone, res, clip, MethodConfig(**method), empty, caption_dropout, base_only_prob)
+    def make(caption_dropout=0.0, base_only_prob=0.0, snr_gamma=0.0, res=response, **method):
+        stage = DualPathStage(backbone, res, clip, MethodConfig(**method), empty, caption_dropout, base_only_prob, snr_gamma)
         return stage.training_forward(examples, torch.Generator().manual_seed(0))
 
     return make
@@ -53,6 +53,18 @@ def test_a_reference_in_bf16_takes_no_gradient_from_a_path_in_bf16(backbone, cli
 
 def differing(a: dict, b: dict) -> set[str]:
     return {name for name in a.keys() | b.keys() if name not in a or name not in b or not torch.equal(a[name], b[name])}
+
+
+@both_families
+def test_min_snr_weighs_each_sample_of_the_diffusion_loss_and_nothing_else(forward, backbone, empty, examples, monkeypatch, family):
+    weights = torch.tensor([0.0, 0.0, 3.0, 0.0])
+    monkeypatch.setattr(backbone.objective.__class__, "min_snr_weight", lambda self, t, gamma: gamma * weights[: len(t)])
+    weighed, plain = forward(snr_gamma=2.0)[0], forward()[0]
+    assert differing(weighed, plain) == {"diff"}
+    assert forward(snr_gamma=2.0, base_only_prob=1.0)[0]["diff"] == 0
+    stage1 = [FineTuneStage(backbone, empty, snr_gamma=gamma) for gamma in (2.0, 4.0)]
+    once, twice = (stage.training_forward(examples, torch.Generator().manual_seed(0))[0]["diff"] for stage in stage1)
+    torch.testing.assert_close(twice, 2 * once)
 
 
 def test_stage_1_is_the_diffusion_loss_on_the_full_prompt(backbone, examples, empty):
