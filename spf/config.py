@@ -433,6 +433,15 @@ class EvaluationConfig(Schema):
                 raise ValueError(f"{field}: '{unknown[0]}' is not among the methods; add it there or correct the name")
         return self
 
+    @model_validator(mode="after")
+    def _titles_tell_rows_apart(self) -> EvaluationConfig:
+        for field, rows in [(f"tables.{key}", table.rows) for key, table in self.tables.items()] + [
+                ("reconstruction", self.reconstruction)]:
+            titles = [self.methods[row].title for row in dict.fromkeys(rows)]
+            if twice := [title for title in titles if titles.count(title) > 1]:
+                raise ValueError(f"{field}: two rows have the title '{twice[0]}'; give one of them another")
+        return self
+
 
 class PretrainConfig(Schema):
     """How the embedded models are trained from nothing (`configs/pretrain/<name>.yaml`)."""

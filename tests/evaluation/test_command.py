@@ -46,6 +46,8 @@ def test_a_shard_alone_says_that_others_are_missing(spf, values):
     ({"model": "other"}, (), "model: 'other' is not known"),
     ({"wrong": 1}, (), "wrong: is not a known setting"),
     ({"tables": {"1": {"title": "T", "rows": ["nobody"]}}}, (), "tables.1: 'nobody' is not among the methods"),
+    ({"methods": {"a": {"title": "T"}, "b": {"title": "T"}}, "tables": {"1": {"title": "T", "rows": ["a", "b"]}}}, (),
+     "tables.1: two rows have the title 'T'"),
     ({}, ("--shard", "3/2"), "--shard: "),
     ({}, ("--set", "triples"), "--set: "),
 ])
