@@ -239,6 +239,12 @@ class HoldConfig(Schema):
     smoothing: float = Field(0.5, ge=0, lt=1, description="Share of the earlier maps in the one that decides.")
     interval: int = Field(4, ge=1, le=100, description=(
         "The map is measured at the first step and then at the last one of every so many; each time costs a prediction."))
+    start: float = Field(0.15, ge=0, lt=1, description=(
+        "Share of the steps before which there is no customized path yet: the whole portrait is the original."))
+
+    def first_step(self, num_inference_steps: int) -> int:
+        """The index of the first step that the customized path takes by itself."""
+        return min(round(self.start * num_inference_steps), num_inference_steps - 1)
 
 
 Scheduler = Literal["ddim", "dpmpp_2m", "euler", "unipc"]
@@ -512,6 +518,13 @@ def parse(schema: type[Model], values: dict[str, Any]) -> Model:
         return schema.model_validate(values)
     except ValidationError as error:
         raise _readable(error) from None
+
+
+def saved_request(values: dict[str, Any]) -> GenerationRequest:
+    """A request that may have been saved before there was `hold.start`, when both paths parted at once. Raises as `parse` does."""
+    if isinstance(values, dict) and isinstance(hold := values.get("hold"), dict):
+        values = {**values, "hold": {"start": 0.0, **hold}}
+    return parse(GenerationRequest, values)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import spf
-from spf.config import GenerationRequest, parse
+from spf.config import GenerationRequest, saved_request
 from spf.data.pictures import refuse_huge
 from spf.errors import InvalidInput, SpfError
 from spf.generation.request import GenerationResult, StepMaps
@@ -111,7 +111,7 @@ def read_result(folder: Path) -> GenerationResult:
     """A result as `write_result` left it. Raises InvalidInput naming the folder if a file is missing or damaged."""
     try:
         values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        request = parse(GenerationRequest, values["request"])
+        request = saved_request(values["request"])
         phrases, targets = ([Phrase(one["text"], one["start"], one["end"]) for one in values[name]]
                             for name in ("phrases", "targets"))
         prompt = Prompt(values["prompt"], Phrase(values["base_text"], 0, len(values["base_text"])),
@@ -165,7 +165,7 @@ def read_request(png: bytes | Path) -> GenerationRequest:
         values = json.loads(text)["request"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidInput("picture", "carries damaged settings; choose another PNG") from None
-    return parse(GenerationRequest, values)
+    return saved_request(values)
 
 
 def infotext(result: GenerationResult) -> str:

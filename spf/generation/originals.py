@@ -15,9 +15,10 @@ class Original:
     """What the reference path came to."""
 
     picture: Image.Image
-    first: Tensor  # (1, C, h, w) on the CPU: its unguided prediction for the noise that both paths begin from
+    first: Tensor  # (1, C, h, w) on the CPU: its unguided prediction where both paths part
     seen: Tensor  # (1, D) on the CPU: the picture as CLIP sees it
     latents: tuple[Tensor, ...] = ()  # (1, C, h, w) on the CPU after each step, where the original is held; else none
+    apart: int = 0  # the step at which both paths part
 
     @property
     def latent_bytes(self) -> int:

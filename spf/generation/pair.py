@@ -58,7 +58,8 @@ class Pair:
         self.base = self.encode((negative, first_targets(self.prompt, 0)))
         self.gamma = self._gamma()  # (1, P)
         self.full = self.guide.text(response, self.full)
-        self.drawn = drawn_steps(request.num_inference_steps, request.map_steps)
+        self.apart = request.hold.first_step(request.num_inference_steps) if request.hold else 0  # until then there is one path
+        self.drawn = drawn_steps(request.num_inference_steps, request.map_steps, self.apart)
         self.shape = reference.latent_shape(request.height or resolution, request.width or resolution)
         self._begin()
 
@@ -99,21 +100,26 @@ class Pair:
             known = None  # drawn again, for its latents
         x_ref = x_res = self.noise
         x_0_ref, maps, reached, followed, steps = None, [], [], None, len(self.sampler.timesteps)
-        first = known.first.to(self.noise) if known else None
-        looks = self.drawn if len(self.drawn) > 1 else drawn_steps(steps, LOOKS)
+        first = known.first.to(self.noise) if known and known.apart == self.apart else None
+        looks = self.drawn if len(self.drawn) > 1 else drawn_steps(steps, LOOKS, self.apart)
         for step, t in enumerate(self.sampler.timesteps):
             if is_cancelled():
                 raise Cancelled("Generation was cancelled.")
             if known is None:
                 x_ref, x_0_ref, answered = yield from self._advance(
                     "original", self.reference, self.reference_sampler, self.base, x_ref, t)
-                first = answered if first is None else first
-            x_res, x_0, m_hat, step_maps = yield from self._respond(step, t, x_res, first)
+                first = answered if step == self.apart else first
             if held:
-                reached.append(known.latents[step] if known else x_ref.cpu())
+                x_ref = known.latents[step].to(x_ref) if known else x_ref
+                reached.append(x_ref.cpu())
+            if step < self.apart:
+                x_res = x_ref
+                continue
+            x_res, x_0, m_hat, step_maps = yield from self._respond(step, t, x_res, first if step == self.apart else None)
+            if held:
                 if self._decides(step):
                     followed = running_map(followed, m_hat, held.smoothing)
-                x_res = hold(x_res, reached[-1].to(x_res.device), followed, held.gain)
+                x_res = hold(x_res, x_ref, followed, held.gain)
             if step_maps is not None:
                 maps.append(step_maps)
             if on_step and step in looks:
@@ -123,22 +129,24 @@ class Pair:
 
     def _original(self, x_ref: Tensor, first: Tensor, reached: list[Tensor]) -> Original:
         picture = self._picture(x_ref)
-        return Original(picture, first.cpu(), self._seen(picture).cpu(), tuple(reached))
+        return Original(picture, first.cpu(), self._seen(picture).cpu(), tuple(reached), self.apart)
 
     def _decides(self, step: int) -> bool:
         """Whether the map of this step is among those that hold the original."""
         held = self.request.hold
-        return held is not None and (step == 0 or (step + 1) % held.interval == 0)
+        return held is not None and (step == self.apart or (step + 1) % held.interval == 0)
 
-    def _respond(self, step: int, t: Tensor, x_t: Tensor, first: Tensor,
+    def _respond(self, step: int, t: Tensor, x_t: Tensor, first: Tensor | None,
                  ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor | None, StepMaps | None]]:
-        """One step of the response path: the next latents, the one-step x_0, Mhat where it is wanted, and the maps to draw."""
+        """One step of the response path: the next latents, the one-step x_0, Mhat where it is wanted, and the maps to draw.
+
+        `first`: the reference's prediction for x_t, if it is there already, as it is where both paths part.
+        """
         with self._timed("customized"):
-            x_t = self.guide.latents(self.response, step, t, x_t, self.full)
+            moved = self.guide.latents(self.response, step, t, x_t, self.full)
         if step in self.drawn or self._decides(step):
-            # both paths begin as one: what the original answered there is Eq. 5's as well
-            return (yield from self._advance_and_measure(step, x_t, t, first if x_t is self.noise else None))
-        return *(yield from self._advance("customized", self.response, self.sampler, self.full, x_t, t))[:2], None, None
+            return (yield from self._advance_and_measure(step, moved, t, first if moved is x_t else None))
+        return *(yield from self._advance("customized", self.response, self.sampler, self.full, moved, t))[:2], None, None
 
     def _advance(self, path: str, backbone: Backbone, sampler: Sampler, text: TextFeatures, x_t: Tensor, t: Tensor,
                  ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor]]:
@@ -264,10 +272,11 @@ class Pair:
         self.seconds[name] += time.perf_counter() - started
 
 
-def drawn_steps(num_inference_steps: int, map_steps: int) -> tuple[int, ...]:
-    """Which steps draw maps: `map_steps` of them, evenly spread, the last step always among them."""
-    count = min(map_steps, num_inference_steps)
-    return tuple(round((i + 1) * num_inference_steps / count) - 1 for i in range(count))
+def drawn_steps(num_inference_steps: int, map_steps: int, first: int = 0) -> tuple[int, ...]:
+    """Which steps from `first` on draw maps: `map_steps` of them, evenly spread, the last step always among them."""
+    steps = num_inference_steps - first
+    count = min(map_steps, steps)
+    return tuple(first + round((i + 1) * steps / count) - 1 for i in range(count))
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:

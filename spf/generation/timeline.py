@@ -6,6 +6,7 @@ loaded again, or a server that is started again, goes on where it was.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from spf.config import GenerationRequest
+from spf.config import GenerationRequest, saved_request
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS timeline_steps (
@@ -58,7 +59,7 @@ class Timeline:
         with self._open() as db:
             rows = db.execute("SELECT id, parent, folder, request FROM timeline_steps WHERE timeline = ? ORDER BY id",
                               (self.key,)).fetchall()
-        return [Step(number, parent, Path(folder), GenerationRequest.model_validate_json(request))
+        return [Step(number, parent, Path(folder), saved_request(json.loads(request)))
                 for number, parent, folder, request in rows]
 
     def current(self) -> int | None:

@@ -26,8 +26,8 @@ from spf.ui.show import Screen
 log = logging.getLogger(__name__)
 
 _EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5, "pairs": 4, "width": 512, "height": 512,
-             "hold": 3, "smoothing": 0.5, "interval": 4}
-_HOLD = {"hold.gain": "hold", "hold.smoothing": "smoothing", "hold.interval": "interval"}  # as the page calls them
+             "hold": 3, "smoothing": 0.5, "interval": 4, "start": 0.15}
+_HOLD = {"hold.gain": "hold", "hold.smoothing": "smoothing", "hold.interval": "interval", "hold.start": "start"}  # as the page calls them
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class Form:
     hold: Any = HoldConfig().gain  # 0: nothing is held
     smoothing: Any = HoldConfig().smoothing
     interval: Any = HoldConfig().interval
+    start: Any = HoldConfig().start
 
     def request(self) -> GenerationRequest:
         """Raises InvalidInput naming the first field that cannot be used."""
         numbers = {"seed": self.seed, "num_inference_steps": self.steps, "guidance_scale": self.guidance,
                    "map_steps": self.map_steps}
         sides = {side: value for side, value in (("width", self.width), ("height", self.height)) if value not in (None, "")}
-        held = {"hold": self.hold, "smoothing": self.smoothing, "interval": self.interval}
+        held = {field: getattr(self, field) for field in _HOLD.values()}
         for field, value in {**numbers, **sides, "pairs": self.pairs, **held}.items():
             require_number(field, value, _EXAMPLES[field])
         if not self.model:
@@ -76,7 +77,7 @@ class Form:
         return cls(request.model, request.customization or "", request.base_text, chips, request.negative_prompt,
                    str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps,
                    request.scheduler or "", request.width, request.height, request.count, request.hold_gain,
-                   hold.smoothing, hold.interval)
+                   hold.smoothing, hold.interval, hold.start)
 
 
 def _parsed(values: dict[str, Any]) -> GenerationRequest:

@@ -24,6 +24,7 @@ _PLACES = {
     **{name: f"spf-more/spf-{place}" for name, place in {
         "negative_prompt": "negative", "num_inference_steps": "steps", "guidance_scale": "guidance", "map_steps": "map-steps",
         "scheduler": "scheduler", "width": "width", "height": "height", "smoothing": "smoothing", "interval": "interval",
+        "start": "start",
         "picture": "restore", "settings": "preset",
         "settings_name": "preset-name"}.items()}}
 
@@ -48,6 +49,7 @@ class Fields(Group):
     hold: gr.Slider
     smoothing: gr.Number
     interval: gr.Number
+    start: gr.Number
 
     @staticmethod
     def read(values: tuple[Any, ...]) -> Form:
@@ -63,7 +65,7 @@ class Fields(Group):
         phrases = chips.value(form.targets, catalog.phrases(form.customization))
         return [form.model, _customizations(form.model, form.customization), form.base_text, phrases,
                 form.negative, str(form.seed), form.steps, form.guidance, form.map_steps, form.scheduler, form.width,
-                form.height, form.pairs, form.hold, form.smoothing, form.interval]
+                form.height, form.pairs, form.hold, form.smoothing, form.interval, form.start]
 
 
 def _customizations(model: str, chosen: str) -> Any:
@@ -215,9 +217,10 @@ def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[tuple[Any, ...], ...],
             sides = [gr.Textbox("", label=label, placeholder=str(preset.resolution), max_lines=1, min_width=60,
                                 elem_id=f"spf-{side}") for side, label in (("width", strings.WIDTH), ("height", strings.HEIGHT))]
         gr.HTML(markup.quiet(strings.HOLD_MORE))
-        with gr.Row(elem_classes="spf-numbers spf-two"):
+        with gr.Row(elem_classes="spf-numbers"):
             held = (_number("smoothing", strings.SMOOTHING, HoldConfig().smoothing, step=0.1),
-                    _number("interval", strings.INTERVAL, HoldConfig().interval))
+                    _number("interval", strings.INTERVAL, HoldConfig().interval),
+                    _number("start", strings.HOLD_START, HoldConfig().start, step=0.05))
         named = _presets()
         picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=140, elem_id="spf-restore")
         gr.HTML(markup.quiet(strings.RESTORE_HINT))
@@ -392,7 +395,7 @@ def _wire_memory(panel: GeneratePanel) -> None:
     for listen in (fields.model.input, fields.customization.input, fields.base_text.blur, fields.targets.input,
                    fields.negative.blur, fields.seed.change, fields.steps.blur, fields.guidance.blur,
                    fields.map_steps.blur, fields.scheduler.input, fields.width.blur, fields.height.blur, fields.pairs.blur,
-                   fields.hold.release, fields.smoothing.blur, fields.interval.blur,
+                   fields.hold.release, fields.smoothing.blur, fields.interval.blur, fields.start.blur,
                    panel.view.generate.click, panel.view.timeline.change):
         listen(remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
 

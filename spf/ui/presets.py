@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from spf.config import GenerationRequest, Name, Schema, home, parse
+from spf.config import Name, Schema, home, parse, saved_request
 from spf.errors import InvalidInput
 from spf.ui import strings
 from spf.ui.generate_handlers import Form, renamed
@@ -42,7 +42,7 @@ def use(name: str | None, form: Form) -> Form:
     path = _known(name)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        kept = Form.of_request(parse(GenerationRequest, {**values, **_OWN}))
+        kept = Form.of_request(saved_request({**values, **_OWN}))
     except (OSError, ValueError, TypeError, InvalidInput):
         raise InvalidInput("settings", strings.PRESET_DAMAGED.format(name=name)) from None
     return replace(kept, base_text=form.base_text, targets=form.targets, seed=form.seed)

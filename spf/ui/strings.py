@@ -56,7 +56,9 @@ HELD_WIDE = ("What you asked for concerns {share:.0%} of the picture, as a style
              "Set '" + HOLD + "' to 0 to let it reach everywhere.")
 SMOOTHING = "Smoothing of that map"
 INTERVAL = "Steps between maps"
-HOLD_MORE = "The map that holds the original: how much of the earlier ones is kept in it, and how often it is measured."
+HOLD_START = "Original until"
+HOLD_MORE = ("The map that holds the original: how much of the earlier ones is kept in it, and how often it is measured; "
+             "and for which share of the steps, 0 to 1, the whole portrait is still the original.")
 SCHEDULER = "Sampler"
 SCHEDULERS = {"": "The model's own", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}
 WIDTH = "Width in pixels"
@@ -172,6 +174,7 @@ STEP_FIELDS = {
     "guidance_scale": "guidance {}", "negative_prompt": "negative text {}", "map_steps": "{} map steps",
     "scheduler": "sampler {}", "width": "width {}", "height": "height {}",
     "hold_gain": "hold {}", "hold.smoothing": "smoothing {}", "hold.interval": "maps every {} steps",
+    "hold.start": "original until {}",
 }
 NO_TARGET = "base text only"
 RESTORE = "Restore from a picture"
@@ -283,7 +286,7 @@ FIELDS = {
     "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS,
     "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
     "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT, "hold": HOLD,
-    "smoothing": SMOOTHING, "interval": INTERVAL,
+    "smoothing": SMOOTHING, "interval": INTERVAL, "start": HOLD_START,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
     "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
     "settings": PRESET, "settings_name": PRESET_NAME, "recipe": METHOD, "method": METHOD,

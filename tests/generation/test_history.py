@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from spf.config import GenerationRequest, parse
+from spf.config import GenerationRequest, HoldConfig, parse
 from spf.errors import InvalidInput
 from spf.generation.history import check_target, describe, infotext, read_request, read_result, save_result, write_result
 from spf.generation.request import GenerationResult, StepMaps
@@ -220,6 +220,16 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
     for one, other in zip(again.maps, result.maps, strict=True):
         assert np.array_equal(one.phrase_maps, other.phrase_maps) and np.array_equal(one.sfcm, other.sfcm)
     assert np.allclose(again.gamma, result.gamma, atol=1e-4)
+
+
+def test_a_result_from_before_there_was_a_late_start_parted_at_once(tmp_path):
+    folder = write_result(make_result(hold={"gain": 3.0}), tmp_path / "out")
+    assert read_result(folder).request.hold.start == HoldConfig().start > 0
+    path = folder / "result.json"
+    values = json.loads(path.read_text())
+    del values["request"]["hold"]["start"]
+    path.write_text(json.dumps(values))
+    assert read_result(folder).request.hold == HoldConfig(gain=3.0, start=0)
 
 
 @pytest.mark.parametrize("damage", [

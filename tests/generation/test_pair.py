@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spf.config import MethodConfig
+from spf.config import HoldConfig, MethodConfig
 from spf.errors import Cancelled, InvalidInput
 from spf.generation.guide import Guide
 from spf.generation.pair import drawn_steps, to_pictures, to_tensor
@@ -22,14 +22,15 @@ def no_gradient():
         yield
 
 
-@given(st.integers(1, 200), st.integers(0, 200))
-def test_drawn_steps_are_spread_over_the_whole_way(steps, wanted):
-    drawn = drawn_steps(steps, wanted)
-    assert len(drawn) == min(steps, wanted) and len(set(drawn)) == len(drawn)
-    assert list(drawn) == sorted(drawn) and all(0 <= step < steps for step in drawn)
+@given(st.integers(1, 200), st.integers(0, 200), st.floats(0, 0.99))
+def test_drawn_steps_are_spread_over_the_whole_way(steps, wanted, start):
+    first = HoldConfig(start=start).first_step(steps)
+    drawn = drawn_steps(steps, wanted, first)
+    assert len(drawn) == min(steps - first, wanted) and len(set(drawn)) == len(drawn)
+    assert list(drawn) == sorted(drawn) and all(first <= step < steps for step in drawn)
     if drawn:
         assert drawn[-1] == steps - 1
-        gaps = np.diff([-1, *drawn])
+        gaps = np.diff([first - 1, *drawn])
         assert gaps.max() - gaps.min() <= 1
 
 
@@ -378,6 +379,57 @@ def test_a_guide_that_moves_the_noise_is_measured_where_it_moved_it(pair, backbo
 def test_looking_at_maps_changes_no_pixel_of_what_is_held_at_some_steps(pair):
     held, mapped = (pair(hold={"interval": 2}, map_steps=count).run() for count in (0, 3))
     assert held.customized.tobytes() == mapped.customized.tobytes()
+
+
+@both_families
+@pytest.mark.parametrize("start, own", [(0.0, 3), (0.15, 3), (0.34, 2), (0.99, 1)])
+def test_until_the_paths_part_only_the_original_is_asked(pair, response, backbone, counted, start, own):
+    hold = {"start": start, "interval": 1}
+    first = pair(hold=hold, map_steps=0)
+    asked = counted(response)
+    expected = first.run()
+    assert len(asked) == own
+    known = pair(hold=hold, map_steps=0)
+    asked = counted(backbone)
+    assert known.run(first.original).customized.tobytes() == expected.customized.tobytes()
+    assert len(asked) == own - 1, "where they part the original's answer is known"
+
+
+@both_families
+def test_the_customized_path_begins_where_the_original_is(pair):
+    late = {"hold": {"start": 0.34, "interval": 1}, "map_steps": 0}
+    (first := pair(**late)).run()
+    for known in (None, first.original):
+        one = pair(**late)
+        one.guide = Watcher(seen := [])
+        one.run(known)
+        assert one.apart == 1 and len(seen) == 2 and torch.equal(seen[0], first.original.latents[0])
+
+
+class Watcher(Guide):
+    """Sees where the response path is at each of its steps."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def latents(self, backbone, step, t, x_t, full):
+        self.seen.append(x_t)
+        return x_t
+
+
+@pytest.mark.parametrize("scheduler", [None, "ddim", "dpmpp_2m", "euler", "unipc"])
+def test_every_sampler_can_start_late(pair, scheduler):
+    late = {"num_inference_steps": 6, "scheduler": scheduler, "map_steps": 2}
+    free, held = pair(**late).run(), pair(**late, hold={"start": 0.34, "gain": 20.0}).run()
+    assert held.original.tobytes() == free.original.tobytes() and held.customized.tobytes() != free.customized.tobytes()
+    assert [maps.step for maps in held.maps] == [3, 5]
+
+
+def test_where_the_paths_part_the_original_is_asked_if_it_is_known_from_another_place(pair, backbone, counted):
+    (first := pair(hold={"start": 0.34, "interval": 1}, map_steps=0)).run()
+    expected = pair(hold={"start": 0.0, "interval": 1}, map_steps=0).run()
+    asked, again = counted(backbone), pair(hold={"start": 0.0, "interval": 1}, map_steps=0)
+    assert again.run(first.original).customized.tobytes() == expected.customized.tobytes() and len(asked) == 3
 
 
 def test_an_original_without_its_latents_is_drawn_again_where_it_is_held(pair):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spf.config import GenerationRequest
+from spf.config import GenerationRequest, HoldConfig
 from spf.generation.timeline import SeedPair, Step, Timeline, lanes, path_to
 
 REQUEST = GenerationRequest(base_text="a person", target_texts=("a hat",), target_weights=(0.5,))
@@ -47,6 +47,13 @@ def test_steps_are_found_again_after_a_restart(timeline, database):
     assert [(step.id, step.parent, step.folder, step.request) for step in again.steps()] == [
         (first, None, Path("day/0"), REQUEST), (second, first, Path("day/1"), REQUEST)]
     assert again.current() == second
+
+
+def test_a_step_from_before_there_was_a_late_start_parted_at_once(timeline, database):
+    timeline.add(Path("day/0"), REQUEST.model_copy(update={"hold": HoldConfig()}))
+    with sqlite3.connect(database) as db:
+        db.execute("UPDATE timeline_steps SET request = json_remove(request, '$.hold.start')")
+    assert timeline.steps()[0].request.hold == HoldConfig(start=0)
 
 
 def test_undo_and_redo_walk_the_same_way(timeline):
