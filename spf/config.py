@@ -521,7 +521,7 @@ def parse(schema: type[Model], values: dict[str, Any]) -> Model:
 
 
 def saved_request(values: dict[str, Any]) -> GenerationRequest:
-    """A request that may have been saved before there was `hold.start`, when both paths parted at once. Raises as `parse` does."""
+    """A request that may be older than `hold.start`, from when both paths parted at once. Raises as `parse` does."""
     if isinstance(values, dict) and isinstance(hold := values.get("hold"), dict):
         values = {**values, "hold": {"start": 0.0, **hold}}
     return parse(GenerationRequest, values)

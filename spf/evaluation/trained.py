@@ -25,7 +25,8 @@ from spf.pocket.dataset import examples, target_masks, write_masks
 
 _NO_MATTER = {"name", "data", "initial_customization", "sample_every", "log_every", "checkpoint_every", "checkpoints_kept",
               "report_to", "cache_gb"}
-_NEW = {"reference_precision", "tiny_decoder", "aspect_ratio_buckets", "snr_gamma"}  # in the key only where used: earlier weights stay valid
+_NEW = {"reference_precision", "tiny_decoder", "aspect_ratio_buckets",
+        "snr_gamma"}  # in the key only where used: earlier weights stay valid
 NEVER = 10**6  # steps: nobody watches these runs, and no weights depend on validations unless they may end a run
 # What a launcher tells its processes: a shard trains alone, so its training must not wait for the others.
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -45,7 +45,7 @@ class Objective(ABC):
     def min_snr_weight(self, t: Tensor, snr_gamma: float) -> Tensor:
         """What a sample's squared error counts, (B,): min(SNR, snr_gamma) once it is an error of x_0 (Hang et al. 2023).
 
-        All timesteps count at most alike then, where nearly clean pictures of what a model has never seen would outweigh the rest.
+        Without it, nearly clean pictures of what a model has never seen outweigh all others.
         """
         a, b = self.coefficients(t)
         return (a / b).square().clamp(max=snr_gamma) * self.x0_error(t).square()

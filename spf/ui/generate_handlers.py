@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 _EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5, "pairs": 4, "width": 512, "height": 512,
              "hold": 3, "smoothing": 0.5, "interval": 4, "start": 0.15}
-_HOLD = {"hold.gain": "hold", "hold.smoothing": "smoothing", "hold.interval": "interval", "hold.start": "start"}  # as the page calls them
+_HOLD = {"hold.gain": "hold", "hold.smoothing": "smoothing", "hold.interval": "interval",  # as the page calls them
+         "hold.start": "start"}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def differing(a: dict, b: dict) -> set[str]:
 
 
 @both_families
-def test_min_snr_weighs_each_sample_of_the_diffusion_loss_and_nothing_else(forward, backbone, empty, examples, monkeypatch, family):
+def test_min_snr_weighs_each_sample_of_the_diffusion_loss_alone(forward, backbone, empty, examples, monkeypatch, family):
     weights = torch.tensor([0.0, 0.0, 3.0, 0.0])
     monkeypatch.setattr(backbone.objective.__class__, "min_snr_weight", lambda self, t, gamma: gamma * weights[: len(t)])
     weighed, plain = forward(snr_gamma=2.0)[0], forward()[0]
