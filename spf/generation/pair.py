@@ -273,10 +273,17 @@ class Pair:
 
 
 def drawn_steps(num_inference_steps: int, map_steps: int, first: int = 0) -> tuple[int, ...]:
-    """Which steps from `first` on draw maps: `map_steps` of them, evenly spread, the last step always among them."""
-    steps = num_inference_steps - first
-    count = min(map_steps, steps)
-    return tuple(first + round((i + 1) * steps / count) - 1 for i in range(count))
+    """Which steps from `first` on draw maps: `map_steps` of them, evenly spread, the last step always among them.
+
+    Spread over the whole way if that leaves out the steps before `first`: maps that hold are mostly measured there too.
+    """
+    count = min(map_steps, num_inference_steps - first)
+    whole = _spread(0, num_inference_steps, count)
+    return whole if all(step >= first for step in whole) else _spread(first, num_inference_steps, count)
+
+
+def _spread(first: int, end: int, count: int) -> tuple[int, ...]:
+    return tuple(first + round((i + 1) * (end - first) / count) - 1 for i in range(count))
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:

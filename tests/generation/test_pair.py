@@ -30,8 +30,14 @@ def test_drawn_steps_are_spread_over_the_whole_way(steps, wanted, start):
     assert list(drawn) == sorted(drawn) and all(first <= step < steps for step in drawn)
     if drawn:
         assert drawn[-1] == steps - 1
-        gaps = np.diff([first - 1, *drawn])
+        begin = -1 if drawn == drawn_steps(steps, len(drawn)) else first - 1
+        gaps = np.diff([begin, *drawn])
         assert gaps.max() - gaps.min() <= 1
+
+
+def test_the_maps_of_the_default_are_those_that_hold():
+    assert drawn_steps(20, 5, HoldConfig().first_step(20)) == (3, 7, 11, 15, 19) == drawn_steps(20, 5)
+    assert drawn_steps(20, 5, 6) == (8, 11, 13, 16, 19)
 
 
 @both_families
@@ -422,7 +428,7 @@ def test_every_sampler_can_start_late(pair, scheduler):
     late = {"num_inference_steps": 6, "scheduler": scheduler, "map_steps": 2}
     free, held = pair(**late).run(), pair(**late, hold={"start": 0.34, "gain": 20.0}).run()
     assert held.original.tobytes() == free.original.tobytes() and held.customized.tobytes() != free.customized.tobytes()
-    assert [maps.step for maps in held.maps] == [3, 5]
+    assert [maps.step for maps in held.maps] == [2, 5]
 
 
 def test_where_the_paths_part_the_original_is_asked_if_it_is_known_from_another_place(pair, backbone, counted):
