@@ -54,8 +54,8 @@ HOLD_HINT = ("Places that the map leaves unmarked stay as in the original; a hig
              "0 holds nothing, as the paper draws: best for a style.")
 HELD_WIDE = ("What you asked for concerns {share:.0%} of the picture, as a style does, and the original is held in the rest. "
              "Set '" + HOLD + "' to 0 to let it reach everywhere.")
-SMOOTHING = "Smoothing of that map"
-INTERVAL = "Steps between maps"
+SMOOTHING = "Map smoothing"
+INTERVAL = "Map interval"
 HOLD_START = "Original until"
 HOLD_MORE = ("The map that holds the original: how much of the earlier ones is kept in it, and how often it is measured; "
              "and for which share of the steps, 0 to 1, the whole portrait is still the original.")
