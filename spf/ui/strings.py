@@ -54,7 +54,7 @@ HOLD_HINT = ("Places that the map leaves unmarked stay as in the original; a hig
              "0 holds nothing, as the paper draws: best for a style.")
 HELD_WIDE = ("What you asked for concerns {share:.0%} of the picture, as a style does, and the original is held in the rest. "
              "Set '" + HOLD + "' to 0 to let it reach everywhere.")
-SMOOTHING = "Map smoothing"
+SMOOTHING = "Smoothing"
 INTERVAL = "Map interval"
 HOLD_START = "Original until"
 HOLD_MORE = ("The map that holds the original: how much of the earlier ones is kept in it, and how often it is measured; "
