@@ -116,10 +116,24 @@ def _check_device(name: str | None) -> None:
         raise InvalidInput("--device", f"'{name}' cannot be used here; start again without it, or with cpu") from None
 
 
+def _leave_a_core() -> None:
+    """Draw with one thread less than there are cores, unless OMP_NUM_THREADS says how many: the browser needs one.
+
+    Every operation ends when its slowest thread does. Where all cores draw, the page's work holds each of them up in turn:
+    on two cores a pair takes longer than with one thread, and a swapped phrase, which is as much work for the page, by more.
+    """
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - 1)))
+
+
 def _warm_up(service: LateService) -> None:
     """Load the default model while the visitor looks around; what fails here is told by the first Generate."""
     from spf.ui.catalog import DEFAULT_MODEL
 
+    _leave_a_core()
     try:
         service.load(DEFAULT_MODEL)
     except SpfError as error:
