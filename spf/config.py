@@ -456,8 +456,6 @@ class PretrainConfig(Schema):
     seed: int = Field(0, ge=0)
     pictures: int = Field(ge=64, description="Rendered pictures, held-out target attributes included.")
     target_share: float = Field(0.3, ge=0, lt=1, description="Share of pictures with a target attribute.")
-    local_share: float = Field(0.0, ge=0, lt=1, description=(
-        "Share of the denoiser's samples that show a held-out target, under little noise and without a caption."))
     resolution: int = Field(128, ge=64, multiple_of=16)
     vocabulary: int = Field(1024, ge=520, le=49408)
     ema_decay: float = Field(0.999, ge=0, lt=1)

@@ -7,10 +7,6 @@ distance between two hair colours) that the denoiser alone draws a hoodie where 
 Some captions go on with words that no portrait is described by; the picture does not change. A word that was never seen
 would move hair and walls at random, and a portrait is to hold still until such a word is taught. These captions do not
 train the text encoder, which would otherwise forget how the words differ.
-
-A public model can finish any picture that is nearly there, a hat included, whether or not it knows the word. One that has
-never seen a hat takes it for noise: at t = 100 it removes it, and who teaches it hats mostly teaches it to see them.
-So some samples may show a held-out target where it cannot be begun any more, and tell no word of it.
 """
 
 from __future__ import annotations
@@ -32,7 +28,6 @@ from spf.pocket.world import Portrait
 EMPTY_PROMPT_SHARE = 0.1  # trains the unconditional branch of classifier-free guidance
 UNKNOWN_WORDS_SHARE = 0.25  # of the captions
 MIN_SNR_GAMMA = 5.0
-LOCAL_TIMESTEPS = 300  # below them what a picture shows is decided, and only its surface is still to be found
 # Eyes, mouth, glasses and collar: a quarter of the picture in which half of the attributes are decided.
 DETAIL_TOP, DETAIL_LEFT, DETAIL_RIGHT, DETAIL_WEIGHT = 0.35, 0.3, 0.7, 4.0
 
@@ -68,23 +63,19 @@ def scheduler() -> DDIMScheduler:
 
 
 def component(network: TextConditionedUNet, tokenizer: CLIPTokenizer, latents: Tensor, portraits: list[Portrait],
-              config: ComponentConfig, device: torch.device, local_share: float = 0.0) -> Component:
-    """Portraits with a target are in `local_share` of the samples, below LOCAL_TIMESTEPS and without a caption; else in none."""
+              config: ComponentConfig, device: torch.device) -> Component:
     abar = scheduler().alphas_cumprod.to(device)
     weights = detail_weights(latents.shape[-1]).to(device)
-    pick = Pick(portraits, local_share)
-    words = unknown_words(tokenizer, [portraits[i] for i in pick.known])
+    words = unknown_words(tokenizer, portraits)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        index, local = pick(config.batch_size, generator, device)
+        index = torch.randint(len(portraits), (config.batch_size,), generator=generator, device=device).cpu()
         x_0 = latents[index].to(device)
         noise = torch.randn(x_0.shape, generator=generator, device=device)
         t = torch.randint(len(abar), (len(x_0),), generator=generator, device=device)
-        t = torch.where(local.to(device), t * LOCAL_TIMESTEPS // len(abar), t)
         signal = abar[t].view(-1, 1, 1, 1)
         rng = random.Random(f"denoiser/{step}")
         texts, frozen = random_captions([portraits[i] for i in index], words, rng)
-        texts = ["" if alone else text for text, alone in zip(texts, local, strict=True)]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         prediction = network(signal.sqrt() * x_0 + (1 - signal).sqrt() * noise, t, ids, frozen.to(device))
         error = (weights * (prediction.float() - noise).square()).mean(dim=(1, 2, 3))
@@ -92,26 +83,6 @@ def component(network: TextConditionedUNet, tokenizer: CLIPTokenizer, latents: T
         return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean(), {"mse": error.detach().mean()}
 
     return Component("denoiser", network, loss, config)
-
-
-class Pick:
-    """Which portraits a batch shows: those without a target, and `local_share` of those with one."""
-
-    def __init__(self, portraits: list[Portrait], local_share: float):
-        self.known, self.held_out = (torch.tensor([i for i, portrait in enumerate(portraits) if bool(portrait.target) is target])
-                                     for target in (False, True))
-        self.local_share = local_share
-
-    def __call__(self, count: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Indices of portraits (count,), and which of them have a target (count,) bool. Without such, as many draws as ever."""
-        def one_of(indices: Tensor) -> Tensor:
-            return indices[torch.randint(len(indices), (count,), generator=generator, device=device).cpu()]
-
-        index = one_of(self.known)
-        if not self.local_share:
-            return index, torch.zeros(count, dtype=torch.bool)
-        local = torch.rand(count, generator=generator, device=device).cpu() < self.local_share
-        return torch.where(local, one_of(self.held_out), index), local
 
 
 def detail_weights(size: int) -> Tensor:

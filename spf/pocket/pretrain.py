@@ -39,11 +39,10 @@ class Pretraining(PartTraining):
         return self.fit(contrast.component(network, self.tokenizer, self.pictures(), self.config.clip, self.device))
 
     def train_denoiser(self) -> bool:
-        pictures, share = self.pictures(), self.config.local_share
-        pictures = pictures if share else pictures.without_targets()
+        pictures = self.pictures().without_targets()
         latents = autoencoder.encode_all(self.autoencoder(), pictures.pixels, self.device)
         return self.fit(denoiser.component(
-            self._network(), self.tokenizer, latents, pictures.portraits, self.config.denoiser, self.device, share))
+            self._network(), self.tokenizer, latents, pictures.portraits, self.config.denoiser, self.device))
 
     def autoencoder(self) -> AutoencoderTiny:
         network = self.trained(autoencoder.build(self.config.autoencoder), "autoencoder")

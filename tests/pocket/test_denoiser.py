@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from spf.config import REPOSITORY, ComponentConfig
+from spf.config import REPOSITORY
 from spf.pocket import captions, contrast, denoiser
 from spf.pocket.pictures import portrait_at
 from spf.pocket.pretrain import Pretraining
@@ -70,45 +70,3 @@ def test_a_caption_goes_on_with_unknown_words():
         words = phrase.removeprefix("a ").split()
         assert opening == "a person" and 1 <= len(words) <= 3 and set(words) <= {"hat", "turban"}
         assert not denoiser.with_unknown_words("", ["hat"], random.Random(seed)).startswith(",")
-
-
-class Sees(torch.nn.Module):
-    """A network that keeps what it was shown."""
-
-    def forward(self, x_t, t, ids, frozen):
-        self.x_t, self.t, self.ids = x_t, t, ids
-        return x_t
-
-
-@pytest.fixture
-def shown(training):
-    """shown(local_share): what a batch of 64 shows, of 40 portraits whose latents tell whether they have a target."""
-    portraits = [portrait_at("shown", index, 0.5) for index in range(40)]
-    latents = torch.tensor([100.0 if portrait.target else -100.0 for portrait in portraits]).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
-    config = ComponentConfig(architecture={}, samples=64, batch_size=64, learning_rate=1e-3)
-
-    def batch(local_share: float) -> Sees:
-        network = Sees()
-        made = denoiser.component(network, training.tokenizer, latents, portraits, config, CPU, local_share)
-        loss, _ = made.loss(0, torch.Generator().manual_seed(0))
-        assert torch.isfinite(loss)
-        return network
-
-    return batch
-
-
-def test_a_held_out_target_is_shown_under_little_noise_and_without_a_caption(shown, training):
-    seen = shown(0.25)
-    with_target = seen.x_t.mean(dim=(1, 2, 3)) > 0
-    assert 6 < with_target.sum() < 28
-    assert (seen.t[with_target] < denoiser.LOCAL_TIMESTEPS).all() and seen.t[~with_target].max() > denoiser.LOCAL_TIMESTEPS
-    empty = training.tokenizer("", padding="max_length", return_tensors="pt").input_ids
-    assert (seen.ids[with_target] == empty).all() and (seen.ids[~with_target] != empty).any(dim=1).sum() > 20
-
-
-def test_without_a_share_no_target_is_shown_and_batches_are_as_they_were(shown):
-    seen = shown(0.0)
-    assert (seen.x_t.mean(dim=(1, 2, 3)) < 0).all()
-    portraits = [portrait_at("shown", index, 0.0) for index in range(40)]
-    index, local = denoiser.Pick(portraits, 0.0)(16, torch.Generator().manual_seed(3), CPU)
-    assert torch.equal(index, torch.randint(40, (16,), generator=torch.Generator().manual_seed(3))) and not local.any()
