@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--one", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    preset = config.model_preset(asked.model).model_copy(update={"dtype": "fp32"})
+    preset = preset_of(asked.model)
     side = asked.side or preset.resolution
     if asked.one:
         return print(json.dumps(measure(preset, ROWS[asked.one], asked.batch, side, asked.device, asked.dtype == "bf16",
@@ -104,6 +104,11 @@ def main() -> None:
     print(text)
     if asked.out:
         asked.out.write_text(text + "\n", encoding="utf-8")
+
+
+def preset_of(model: str) -> ModelPreset:
+    """With weights in fp32, whatever the model is drawn in: they are what AdamW moves."""
+    return config.model_preset(model).model_copy(update={"dtype": "fp32"})
 
 
 def device_name(device: str) -> str:

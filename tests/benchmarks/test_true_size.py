@@ -103,5 +103,5 @@ def test_one_second_stage_step_of_stable_diffusion_15_takes_less_than_20_gb(tmp_
 @pytest.mark.parametrize("name", ["plain", "stage 1", "stage 2", "stage 2 lean"])
 def test_stable_diffusion_35_medium_takes_its_steps_in_shape(bench, name):
     """On tensors without memory: every shape of forward and backward fits, at the size that was published."""
-    counted = bench.count(bench.config.model_preset("sd35-medium"), bench.ROWS[name], 1, 512)
+    counted = bench.count(bench.preset_of("sd35-medium"), bench.ROWS[name], 1, 512)
     assert counted["giga_operations"] > 5000 and counted["peak_gb"] > 5
