@@ -386,18 +386,18 @@ def _wire_presets(panel: GeneratePanel, controls: _Presets) -> None:
 
 
 def _wire_memory(panel: GeneratePanel) -> None:
-    """The browser remembers the form whenever a field was changed and left."""
+    """The browser remembers the form whenever a field was changed and left, or filled in by another choice or another tab."""
     fields = panel.fields
 
     def remember(session: Session, *values: Any) -> dict[str, Any]:
         return {"timeline": session.timeline.key, "form": asdict(Fields.read(values))}
 
-    for listen in (fields.model.input, fields.customization.input, fields.base_text.blur, fields.targets.input,
-                   fields.negative.blur, fields.seed.change, fields.steps.blur, fields.guidance.blur,
-                   fields.map_steps.blur, fields.scheduler.input, fields.width.blur, fields.height.blur, fields.pairs.blur,
-                   fields.hold.release, fields.smoothing.blur, fields.interval.blur, fields.start.blur,
-                   panel.view.generate.click, panel.view.timeline.change):
-        listen(remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
+    # one listener: with one for each, an answer on its way could overtake the one that came after it
+    gr.on([fields.model.input, fields.customization.change, fields.base_text.blur, fields.targets.change, fields.negative.blur,
+           fields.seed.change, fields.steps.blur, fields.guidance.blur, fields.map_steps.blur, fields.scheduler.input,
+           fields.width.blur, fields.height.blur, fields.pairs.blur, fields.hold.release, fields.smoothing.blur,
+           fields.interval.blur, fields.start.blur, panel.view.generate.click, panel.view.timeline.change],
+          remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
 
 
 def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:

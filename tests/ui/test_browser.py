@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -100,6 +101,32 @@ def open_page(page: Page, url: str) -> None:
 
 def field(page: Page, name: str):
     return page.locator(f"#spf-{name}").locator("input, textarea").first
+
+
+DECRYPT = """async (parts) => {
+  const [key, iv, data] = parts.map((part) => Uint8Array.from(atob(part), (character) => character.charCodeAt(0)));
+  const imported = await crypto.subtle.importKey('raw', key, 'AES-CBC', false, ['decrypt']);
+  return new TextDecoder().decode(await crypto.subtle.decrypt({ name: 'AES-CBC', iv }, imported, data));
+}"""
+
+
+def remembered(page: Page) -> dict:
+    """The form that the browser keeps. gr.BrowserState stores it as OpenSSL would: salted, key and vector by MD5."""
+    stored = base64.b64decode(page.evaluate("localStorage.getItem('spf-portrait-studio')").partition(":")[2])
+    passphrase, material = hashlib.sha256(b"spf-portrait-studio").hexdigest().encode(), b""
+    while len(material) < 48:
+        material += hashlib.md5(material[-16:] + passphrase + stored[8:16]).digest()
+    parts = [base64.b64encode(part).decode() for part in (material[:32], material[32:48], stored[16:])]
+    return json.loads(page.evaluate(DECRYPT, parts))["form"]
+
+
+def wait_until_remembered(page: Page, customization: str, *texts: str) -> None:
+    for _ in range(PATIENCE // 100):
+        form = remembered(page)
+        if (form["customization"], [target["text"] for target in form["targets"]]) == (customization, list(texts)):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(form)
 
 
 def open_more(page: Page) -> None:
@@ -802,7 +829,7 @@ def test_what_was_deleted_elsewhere_is_said_when_the_page_opens_again(page, spf_
     page.locator("#spf-customization input").click()
     page.get_by_role("option", name="turban").click()
     expect(page.locator(".spf-chip-text")).to_have_value("a turban")
-    page.wait_for_function("localStorage.getItem('spf-portrait-studio') !== null")
+    wait_until_remembered(page, "turban", "a turban")
     shutil.rmtree(turban)
     page.reload()
     expect(page.locator("#spf-notice")).to_contain_text("'turban', which was chosen here, does not exist any more")
@@ -827,6 +854,7 @@ def test_the_portrait_tab_follows_what_is_renamed_and_deleted_in_the_library(pag
         expect(page.locator("#spf-library-notice")).to_contain_text(words)
         tab(page, strings.TAB_PORTRAIT)
         expect(field(page, "customization")).to_have_value(wish or strings.NO_CUSTOMIZATION)
+        wait_until_remembered(page, wish, "a turban")
 
 
 def test_a_customization_that_is_deleted_while_its_portrait_is_drawn_is_drawn_to_the_end(page, service, spf_home):
