@@ -7,9 +7,12 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -36,9 +39,26 @@ class PartTraining(ABC):
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, parts: tuple[str, ...] = ()) -> bool:
-        """Train the given parts, or all; returns whether they are done. What is finished is not even prepared."""
-        return all(finished(self.folder, part, getattr(self.config, part)) or getattr(self, f"train_{part}")()
-                   for part in parts or self.PARTS)
+        """Train the given parts, or all; returns whether they are done. What is finished is not even prepared.
+
+        Raises TrainingError while another process trains in the same folder.
+        """
+        with self._alone():
+            return all(finished(self.folder, part, getattr(self.config, part)) or getattr(self, f"train_{part}")()
+                       for part in parts or self.PARTS)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two trainings in one folder would write over each other's checkpoints. Free again when the process dies."""
+        lock = FileLock(self.folder / ".training.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise TrainingError(f"{self.folder}: another 'pretrain' trains here; wait until it ends, or stop it.") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def complete(self) -> bool:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,3 +221,16 @@ def test_every_preset_knows_its_own_parts(spf_home):
     for preset, part in (("pocket", "clip"), ("pocket-dit", "text_encoder_2"), ("recogniser", "recogniser")):
         with pytest.raises(InvalidInput, match=part):
             presets.pretrain(preset, ("nose",), 1, CPU)
+
+
+def test_two_trainings_do_not_share_a_folder(config, tmp_path):
+    command = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
+    training = Pretraining(config, tmp_path / "work", CPU, minutes=60)
+    with subprocess.Popen([sys.executable, "-c", command, tmp_path / "work" / ".training.lock"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(TrainingError, match="work: another 'pretrain' trains here; wait until it ends, or stop it"):
+            training.run(("autoencoder",))
+        assert not training.begun
+        other.communicate("\n")
+    assert training.run(("autoencoder",)), "free again"
