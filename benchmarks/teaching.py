@@ -1,8 +1,9 @@
 """Teaches one phrase from rendered pictures and measures what came of it: `python benchmarks/teaching.py --attribute winter-hat`.
 
-Over 20 held-out base captions x 2 seeds, after stage 1 alone and after both stages: how often the target is there (the
-embedded CLIP scores base + target above base), and the mean absolute pixel difference to the original outside the region
-where a renderer that knows the truth draws the target. Prints one JSON object; `--out` also writes it and a contact sheet.
+Over 20 held-out base captions x 2 seeds, after stage 1 alone, after both stages, and after both with the original held as the
+app does: how often the target is there (the embedded CLIP scores base + target above base), and the mean absolute pixel
+difference to the original outside the region where a renderer that knows the truth draws the target. Prints one JSON object;
+`--out` also writes it and a contact sheet.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from PIL import Image  # noqa: E402
 
 import spf  # noqa: E402, F401
 from spf import config  # noqa: E402
-from spf.config import GenerationRequest, TrainConfig  # noqa: E402
+from spf.config import GenerationRequest, HoldConfig, TrainConfig  # noqa: E402
 from spf.generation.service import GenerationService  # noqa: E402
 from spf.jobs.store import runs_root  # noqa: E402
 from spf.metrics.pixels import mean_absolute_difference  # noqa: E402
@@ -63,14 +64,14 @@ def measure(model: str, attribute: str, pictures: int, name: str, assignments: l
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     requests = _requests(model, attribute)
     service = GenerationService()
-    rows = {stage: _evaluate(service, requests, attribute, customization)
-            for stage, customization in (("stage1", f"{name}-stage1"), ("both", name))}
+    rows = {row: _evaluate(service, requests, attribute, customization, hold) for row, customization, hold in (
+        ("stage1", f"{name}-stage1", None), ("both", name, None), ("held", name, HoldConfig()))}
     report = {
         "attribute": attribute, "pictures": pictures, "threads": torch.get_num_threads(), "training_seconds": seconds,
         "peak_memory_gb": round(memory, 2), "pairs": len(requests),
-        **{stage: summary for stage, (summary, _) in rows.items()},
+        **{row: summary for row, (summary, _) in rows.items()},
     }
-    return report, _contact_sheet(rows["stage1"][1], rows["both"][1])
+    return report, _contact_sheet([results for _, results in rows.values()])
 
 
 def _train(settings: TrainConfig) -> float:
@@ -90,9 +91,11 @@ def _requests(model: str, attribute: str) -> list[GenerationRequest]:
     return requests
 
 
-def _evaluate(service: GenerationService, requests: list[GenerationRequest], attribute: str, customization: str):
+def _evaluate(service: GenerationService, requests: list[GenerationRequest], attribute: str, customization: str,
+              hold: HoldConfig | None):
     outside = ~renderer.target_region(attribute)
-    results = [service.generate(request.model_copy(update={"customization": customization})) for request in requests]
+    update = {"customization": customization, "hold": hold}
+    results = [service.generate(request.model_copy(update=update)) for request in requests]
     present = sum(result.metrics["clip_target_margin"] > 0 for result in results)
     differences = [mean_absolute_difference(result.original, result.customized, outside) for result in results]
     whole = [mean_absolute_difference(result.original, result.customized) for result in results]
@@ -103,12 +106,12 @@ def _evaluate(service: GenerationService, requests: list[GenerationRequest], att
     }, results
 
 
-def _contact_sheet(first: list, second: list, count: int = 12) -> Image.Image:
-    """One column per request: original, after stage 1, after both stages."""
-    size = first[0].original.width
-    sheet = Image.new("RGB", (count * size, 3 * size))
-    for column, (one, both) in enumerate(list(zip(first, second, strict=True))[:count]):
-        for row, picture in enumerate((one.original, one.customized, both.customized)):
+def _contact_sheet(rows: list[list], count: int = 12) -> Image.Image:
+    """One column per request: original, after stage 1, after both stages, after both with the original held."""
+    size = rows[0][0].original.width
+    sheet = Image.new("RGB", (count * size, (1 + len(rows)) * size))
+    for column, results in enumerate(list(zip(*rows, strict=True))[:count]):
+        for row, picture in enumerate([results[0].original, *(result.customized for result in results)]):
             sheet.paste(picture, (column * size, row * size))
     return sheet
 
