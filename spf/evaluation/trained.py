@@ -91,6 +91,7 @@ class Trainer:
         settings = train_config(self.config.preset, {
             "model": self.config.model, "name": "x", "data": "x", "seed": self.config.seed, **self._asked(method)})
         unused = {name for name in _NEW if getattr(settings, name) == TrainConfig.model_fields[name].default}
+        unused |= {"1": {"stage2"}, "2": {"stage1"}}.get(settings.stage, set())
         return settings.model_dump(mode="json", exclude=_NO_MATTER | unused)
 
     def _values(self, name: str, target: str, method: EvaluatedMethod, start: Customization | None) -> dict[str, Any]:

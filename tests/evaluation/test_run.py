@@ -152,6 +152,7 @@ def test_no_weights_depend_on_previews_and_later_settings_leave_earlier_keys(mak
 
     assert key() == key(sample_every=7) == key(aspect_ratio_buckets=False) == key(reference_precision="no")
     assert key() != key(aspect_ratio_buckets=True)
+    assert key() == key(**{"stage2.learning_rate": 0.5}) != key(**{"stage1.learning_rate": 0.5}), "stage 1 alone is trained"
 
 
 def test_a_held_row_takes_over_weights_and_lies_between_the_original_and_what_they_draw_alone(make, trainer):
