@@ -235,7 +235,8 @@ class StormConfig(Schema):
 class HoldConfig(Schema):
     """Places outside the SFCM follow the original while the customized portrait is drawn (spf/method/hold.py)."""
 
-    gain: float = Field(2.0, ge=0, le=20, description="Where gain x SFCM reaches 1 the customized path is free.")
+    gain: float = Field(2.0, ge=0, le=20, description=(
+        "The customized path is free where gain x number of target phrases x SFCM reaches 1."))
     smoothing: float = Field(0.5, ge=0, lt=1, description="Share of the earlier maps in the one that decides.")
     interval: int = Field(4, ge=1, le=100, description=(
         "The map is measured at the first step and then at the last one of every so many; each time costs a prediction."))

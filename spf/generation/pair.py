@@ -119,7 +119,7 @@ class Pair:
             if held:
                 if self._decides(step):
                     followed = running_map(followed, m_hat, held.smoothing)
-                x_res = hold(x_res, x_ref, followed, held.gain)
+                x_res = hold(x_res, x_ref, followed, held.gain, targets=len(self.prompt.targets) or 1)
             if step_maps is not None:
                 maps.append(step_maps)
             if on_step and step in looks:

@@ -12,10 +12,11 @@ def running_map(previous: Tensor | None, m_hat: Tensor, smoothing: float) -> Ten
     return m_hat if previous is None else smoothing * previous + (1 - smoothing) * m_hat
 
 
-def hold(x_res: Tensor, x_ref: Tensor, m_hat: Tensor, gain: float) -> Tensor:
-    """w x_res + (1 - w) x_ref with w = min(gain Mhat, 1), latents of one noise level (B, C, H, W), Mhat (B, H, W) in [0, 1].
+def hold(x_res: Tensor, x_ref: Tensor, m_hat: Tensor, gain: float, targets: int = 1) -> Tensor:
+    """w x_res + (1 - w) x_ref with w = min(gain K Mhat, 1), latents of one noise level (B, C, H, W), Mhat (B, H, W) in [0, 1].
 
     Mhat is 1 at its peak alone; a gain above 1 makes whole regions the customized path's own. A gain of 0 is the original.
+    Of K `targets` in one prompt one has that peak, and the others answer below it: the gain of one would hold them back.
     """
-    w = (gain * m_hat).clamp(0, 1)[:, None].to(x_res)  # (B, 1, H, W)
+    w = (gain * targets * m_hat).clamp(0, 1)[:, None].to(x_res)  # (B, 1, H, W)
     return w * x_res + (1 - w) * x_ref

@@ -315,9 +315,10 @@ def test_held_at_no_gain_is_the_original_and_maps_change_no_pixel_of_what_is_hel
 
 
 @both_families
-@pytest.mark.parametrize("interval", [1, 2])
-def test_holding_is_both_paths_in_step_and_the_original_given_back_outside_the_running_map(pair, backbone, response, interval):
-    one = pair(hold={"gain": 1.5, "smoothing": 0.25, "interval": interval}, map_steps=0)
+@pytest.mark.parametrize("interval, targets", [(1, ("a hat",)), (2, ("a hat",)), (1, ("a hat", "a beard"))])
+def test_holding_is_both_paths_in_step_and_the_original_given_back_outside_the_running_map(
+        pair, backbone, response, interval, targets):
+    one = pair(hold={"gain": 1.5, "smoothing": 0.25, "interval": interval}, map_steps=0, target_texts=targets)
     x_ref = x_res = one.noise
     samplers, followed = [backbone.sampler(3, None, one.shape[1:]) for _ in range(2)], None
     for step, t in enumerate(one.sampler.timesteps):
@@ -336,7 +337,7 @@ def test_holding_is_both_paths_in_step_and_the_original_given_back_outside_the_r
         _, _, m_hat = control_map.fine_control_map(base, conditional, layers, one.phrase_weights, one.gamma)
         if step == 0 or step % interval == interval - 1:
             followed = m_hat if followed is None else 0.25 * followed + 0.75 * m_hat
-        w = (1.5 * followed).clamp(max=1)[:, None]
+        w = (1.5 * len(targets) * followed).clamp(max=1)[:, None]
         x_res = w * samplers[1].step(eps_res, t, x_res).prev_sample + (1 - w) * x_ref
     difference = np.abs(np.asarray(one.run().customized, int) - np.asarray(to_pictures(backbone.decode(x_res))[0], int))
     assert difference.max() <= 1

@@ -25,6 +25,11 @@ def test_no_gain_is_the_original_and_a_huge_one_is_free_wherever_anything_answer
     assert torch.equal(hold(latents(0), latents(1), m_hat, gain), latents(expected))
 
 
+def test_each_of_several_targets_has_the_gain_of_one():
+    m_hat = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64) / 8
+    assert torch.equal(hold(latents(0), latents(1), m_hat, 2.0, targets=3), hold(latents(0), latents(1), m_hat, 6.0))
+
+
 def test_the_latents_keep_their_type():
     x = hold(latents(0).bfloat16(), latents(1).bfloat16(), torch.rand(2, 4, 5), 2.0)
     assert x.dtype == torch.bfloat16
