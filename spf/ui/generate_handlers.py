@@ -139,7 +139,12 @@ def cancel(session: Session) -> None:
 
 
 def supersede(session: Session, form: Form) -> None:
-    """Cancel the generation under way if the form asks for another portrait by now: that one is on its way."""
+    """Cancel the generation under way if the form asks for another portrait by now: that one is on its way.
+
+    Not the first one of a page: as long as nothing was drawn, no change is drawn at once (`wants_redraw`): nothing would come.
+    """
+    if session.timeline.current() is None:
+        return
     try:
         changed = session.running is not None and form.request() != session.running
     except SpfError:

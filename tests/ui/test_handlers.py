@@ -241,11 +241,22 @@ def test_a_change_is_drawn_at_once_only_where_there_is_something_new(service, se
     assert handlers.wants_redraw(session, replace(FORM, targets=(Chip("a person, with red hair"),)), True), "to say why not"
 
 
-def test_a_generation_that_a_change_replaces_ends_without_a_word(session):
-    generation = handlers.generate(fakes.FakeService(0.2), FORM, session)
+def test_a_generation_that_a_change_replaces_ends_without_a_word(service, session):
+    run(service, session)
+    generation = handlers.generate(fakes.FakeService(0.2), replace(FORM, seed=7), session)
     next(generation)
     handlers.supersede(session, replace(FORM, seed=8))
-    assert list(generation)[-1].notice == "" and session.timeline.steps() == []
+    assert list(generation)[-1].notice == "" and len(session.timeline.steps()) == 1
+
+
+def test_a_change_does_not_stop_the_first_portrait_since_nothing_would_be_drawn_in_its_place(session):
+    generation = handlers.generate(fakes.FakeService(0.02), FORM, session)
+    next(generation)
+    changed = replace(FORM, seed=8)
+    assert not handlers.wants_redraw(session, changed, True)
+    handlers.supersede(session, changed)
+    list(generation)
+    assert len(session.timeline.steps()) == 1
 
 
 @pytest.mark.parametrize("form", [FORM, replace(FORM, seed="x")], ids=["the same", "not usable"])
