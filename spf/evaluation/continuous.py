@@ -36,6 +36,7 @@ def strips(evaluation: Evaluation) -> tuple[Image.Image, dict[str, Any]]:
     for step in study.steps:
         prompts = [_prompt(case, step) for case in cases]
         key = key_of(weights=evaluation.trainer.key(study.row, taught), guide=method.guide, hold=method.hold, how=evaluation.how,
+                     targets=len(step),  # what holding multiplies its gain by
                      cases=[(prompt.text, case.seed) for prompt, case in zip(prompts, cases, strict=True)])
         seeds = [case.seed for case in cases]
         pixels = evaluation.stored(key, lambda p=prompts, s=seeds: evaluation.draw(cell, p, s, response()))
