@@ -440,6 +440,12 @@ class EvaluationConfig(Schema):
                 raise ValueError(f"{field}: '{unknown[0]}' is not among the methods; add it there or correct the name")
         return self
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Rows of a table; the others are trained where another row starts from them, and not drawn. Without tables all."""
+        named = {row for table in self.tables.values() for row in table.rows} | set(self.by_target)
+        return tuple(row for row in self.methods if row in named) or tuple(self.methods)
+
     @model_validator(mode="after")
     def _titles_tell_rows_apart(self) -> EvaluationConfig:
         for field, rows in [(f"tables.{key}", table.rows) for key, table in self.tables.items()] + [

@@ -58,13 +58,13 @@ def _behind(evaluation: Evaluation) -> dict[str, Any]:
     config = evaluation.config
     return {name: {config.methods[row].title: {target: evaluation.stored_pairs(Cell(row, target, full))
                                                for target in evaluation.targets} for row in rows}
-            for name, rows, full in (("rows", config.methods, True), ("reconstruction", config.reconstruction, False))}
+            for name, rows, full in (("rows", config.shown, True), ("reconstruction", config.reconstruction, False))}
 
 
 def _figures(evaluation: Evaluation, found: Mapping[str, Any]) -> Figures:
     config = evaluation.config
     drawn: Figures = {f"Same seeds, every method: {target}": (f"sheet-{target}.png", _sheet(
-        evaluation, target, list(config.methods), True)) for target in evaluation.targets}
+        evaluation, target, list(config.shown), True)) for target in evaluation.targets}
     if config.reconstruction:
         target = evaluation.targets[0]
         drawn["Base text alone (Fig. 13)"] = (

@@ -29,7 +29,7 @@ Columns = dict[str, Summary]  # by metric key
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """Everything that tables and figures show, as plain values. All scores must be there."""
     config = evaluation.config
-    rows = {row: _row(evaluation, row) for row in config.methods}
+    rows = {row: _row(evaluation, row) for row in config.shown}
     return {
         "name": config.name, "model": config.model, "split": config.split, "targets": list(evaluation.targets),
         "triples_per_target": config.triples, "minutes": minutes(evaluation),
@@ -108,7 +108,7 @@ def _about(metric: Metric) -> dict[str, Any]:
 def minutes(evaluation: Evaluation) -> dict[str, float]:
     """What training and drawing took in all, whenever and in however many shards they were done."""
     trained = {found.folder: float(found.card.summary.get("seconds", 0)) for cell in evaluation.cells()
-               if (found := evaluation.weights(cell)) and found.folder.parent.parent == evaluation.folder}
+               for found in evaluation.lineage(cell) if found.folder.parent.parent == evaluation.folder}
     drawn = 0.0
     for path in evaluation.pictures.folder.glob("*/*.npz"):
         if (arrays := evaluation.pictures.load(path.stem)) is not None:

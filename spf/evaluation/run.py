@@ -86,7 +86,7 @@ class Evaluation:
         """All work, target by target, so that what belongs to one target lies in one shard."""
         config = self.config
         found = [Cell(row, target, full) for target in self.targets for full in (True, False)
-                 for row in (config.methods if full else config.reconstruction)]
+                 for row in (config.shown if full else config.reconstruction)]
         if config.sensitivity is not None:
             found += [Cell(config.sensitivity.row, target, True, ((name, value),)) for target in config.sensitivity.targets
                       for name, values in config.sensitivity.values.items() for value in values]
@@ -157,6 +157,14 @@ class Evaluation:
     def weights(self, cell: Cell) -> Customization | None:
         """The customization that a cell samples with, trained first if it is missing."""
         return self.trainer.customization(cell.row, cell.target, self.method(cell))
+
+    def lineage(self, cell: Cell) -> list[Customization]:
+        """The customization of a cell, the one that it starts from, and so on."""
+        found, row = [self.weights(cell)], self.config.methods[cell.row]
+        while row.start and not row.ready(cell.target):
+            found.append(self.trainer.customization(row.start, cell.target))
+            row = self.config.methods[row.start]
+        return [customization for customization in found if customization is not None]
 
     def _measure(self, cell: Cell) -> Iterator[Sequence[Triple]]:
         """Scores of a cell, piece by piece, where they are not there yet."""

@@ -93,6 +93,14 @@ def test_a_report_of_rows_that_train_nothing_speaks_of_no_training_pictures(make
     assert "nothing trained" in text and "training pictures" not in text
 
 
+def test_a_row_that_others_only_start_from_is_trained_and_timed_but_never_drawn(make, trainer):
+    evaluation = make(tables={"1": {"title": "Comparison", "rows": ["spf"]}})
+    assert evaluation.run() and [values["stage"] for values in trainer.calls] == ["1", "2"]
+    found = json.loads((publish.write(evaluation).parent / "table.json").read_text())
+    assert list(found["rows"]) == ["spf"] and found["minutes"]["training"] == len(trainer.calls) == 2
+    assert len(list(evaluation.pictures.folder.glob("*/*.npz"))) == 2 * len(evaluation.pieces("winter-hat"))  # and the originals
+
+
 def test_a_strip_is_drawn_as_its_row_samples(make):
     steps = {"steps": [["winter-hat"]], "seeds": 2}
     methods = make().config.model_dump(mode="json")["methods"]
