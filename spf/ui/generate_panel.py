@@ -173,7 +173,7 @@ def add_panel(service: Service) -> GeneratePanel:
     generate, cancel, words = actions
     view = View(pictures, caption, status, words, generate, cancel, looks.map_key, looks.step, timeline, together)
     panel = GeneratePanel(session, browser, fields, view)
-    _wire_generation(service, panel, controls)
+    _wire_generation(service, panel, controls, _wire_choices(fields))
     _wire_timeline(panel)
     _wire_looks(panel, looks)
     _wire_form(panel, controls)
@@ -264,7 +264,8 @@ def _looks() -> Looks:
     return Looks(map_key, mean, step, opacity)
 
 
-def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls) -> None:
+def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls, chosen: Any) -> None:
+    """`chosen` is what a choice of a customization starts: its phrases stand in the form before it is drawn."""
     view = panel.view
     inputs = [panel.session, *panel.fields.all()]
     # the status line tells the progress: gradio's own clock would repaint the page sixty times a second meanwhile
@@ -286,7 +287,7 @@ def _wire_generation(service: Service, panel: GeneratePanel, controls: _Controls
     view.generate.click(None, None, [view.status, view.notice], js=f"() => {queued}", **QUIET)
     view.generate.click(generate, inputs, view.all(), **options)
     view.cancel.click(handlers.cancel, [panel.session], None, **QUIET)
-    for changed in (panel.fields.targets.input, panel.fields.customization.input, panel.fields.hold.release):
+    for changed in (panel.fields.targets.input, chosen.then, panel.fields.hold.release):
         changed(supersede, [panel.session, controls.live, *panel.fields.all()], None, **QUIET)
         changed(redraw, [panel.session, controls.live, *panel.fields.all()], view.all(),
                 trigger_mode="always_last", **options)
@@ -335,6 +336,18 @@ def _wire_looks(panel: GeneratePanel, looks: Looks) -> None:
 def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
     fields = panel.fields
 
+    def drop(path: str | None) -> list[Any]:
+        form, words = timeline_handlers.dropped(path)
+        return [*Fields.write(form), words]
+
+    _wire_presets(panel, controls.presets)
+    controls.dice.click(handlers.dice, None, [fields.seed], **QUIET)
+    controls.picture.upload(drop, [controls.picture], [*fields.all(), panel.view.notice], **QUIET)
+    _wire_memory(panel)
+
+
+def _wire_choices(fields: Fields) -> Any:
+    """What another model or customization brings with it; the second one's event, for what comes after."""
     def choose_customization(name: str, payload: Any) -> dict[str, list]:
         return chips.value(handlers.targets_for(name, chips.chips_of(payload)), catalog.phrases(name))
 
@@ -344,19 +357,11 @@ def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
         sides = [gr.update(placeholder=str(preset.resolution))] * 2
         return [choices, choose_customization(name, payload), preset.num_inference_steps, preset.guidance_scale, *sides]
 
-    def drop(path: str | None) -> list[Any]:
-        form, words = timeline_handlers.dropped(path)
-        return [*Fields.write(form), words]
-
-    _wire_presets(panel, controls.presets)
-    controls.dice.click(handlers.dice, None, [fields.seed], **QUIET)
-    controls.picture.upload(drop, [controls.picture], [*fields.all(), panel.view.notice], **QUIET)
-    fields.customization.input(
-        choose_customization, [fields.customization, fields.targets], [fields.targets], **QUIET)
     fields.model.input(
         choose_model, [fields.model, fields.targets],
         [fields.customization, fields.targets, fields.steps, fields.guidance, fields.width, fields.height], **QUIET)
-    _wire_memory(panel)
+    return fields.customization.input(
+        choose_customization, [fields.customization, fields.targets], [fields.targets], **QUIET)
 
 
 def _wire_presets(panel: GeneratePanel, controls: _Presets) -> None:

@@ -268,6 +268,20 @@ def test_phrases_are_added_swapped_and_removed(page, service):
     assert phrases(page) == list(service.requests[0].target_texts)
 
 
+def test_another_customization_is_drawn_once_with_its_own_phrase(page, service, spf_home):
+    fakes.add_customization(spf_home / "customizations", "turban", "a turban")
+    page.reload()
+    expect(page.locator("#spf-generate")).to_be_enabled()
+    generate(page, 1)
+    page.locator("#spf-customization input").click()
+    page.get_by_role("option", name="turban").click()
+    drawn(page, 2)
+    add_phrase(page, "a crown")  # comes after everything that the choice has asked for
+    drawn(page, 3)
+    asked = [(request.customization, request.target_texts) for request in service.requests]
+    assert asked[1:] == [("turban", ("a turban",)), ("turban", ("a turban", "a crown"))]
+
+
 def test_five_steps_with_undo_branch_comparison_and_a_reload(page, service, served):
     """Every change of the phrases is drawn at once, from the same seed, and nothing of it is lost."""
     generate(page, 1)
