@@ -53,7 +53,7 @@ def test_every_row_of_the_other_family_has_a_plan(spf_home):
     trained = {"magnet": "standard", "spf-held": "spf-fastest", "spf-fast-held": "spf-fast",  # these take weights over
                "stage-1-fast-held": "stage-1-fast"}
     assert len(set(keys.values())) == len(keys) - len(trained) and all(keys[row] == keys[start] for row, start in trained.items())
-    rows, other = len(found.config.shown) + len(found.config.reconstruction), found.config.sensitivity
+    rows, other = len(keys) + len(found.config.reconstruction), found.config.sensitivity
     assert len(found.cells()) == 10 * rows + len(other.targets) * sum(map(len, other.values.values()))
     assert not spf_home.exists()
 
