@@ -596,10 +596,17 @@ def evaluation_config(path: Path, overrides: dict[str, Any]) -> EvaluationConfig
 
     A file that says 'extends: other.yaml' stands for that file beside it with its own settings on top; null takes one away.
     """
+    return parse(EvaluationConfig, with_overrides(_extended(path), overrides))
+
+
+def _extended(path: Path, of: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's values on top of those it extends. `of`: the files that led here, each of which extends the next."""
+    if path.resolve() in of:
+        raise InvalidInput("extends", f"{path} stands on itself by way of {of[-1].name}; remove one of these lines")
     values = load_yaml(path)
-    if (base := values.pop("extends", None)) is not None:
-        values = _without_null(_merged(load_yaml(path.with_name(str(base))), values))
-    return parse(EvaluationConfig, with_overrides(values, overrides))
+    if (base := values.pop("extends", None)) is None:
+        return values
+    return _without_null(_merged(_extended(path.parent / str(base), (*of, path.resolve())), values))
 
 
 def _without_null(values: dict[str, Any]) -> dict[str, Any]:

@@ -68,8 +68,21 @@ def test_a_file_on_top_of_another(tmp_path):
     assert {row: method.title for row, method in found.methods.items()} == {"b": "C"}
 
 
-@pytest.mark.parametrize("extends, words", [("nowhere.yaml", "nowhere.yaml: does not exist"), ("top.yaml", "extends: is not"),
-                                            ("[a]", "does not exist")])
+def test_a_file_on_top_of_one_that_stands_on_another(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({
+        "name": "base", "triples": 5, "pictures": 9, "methods": {"a": {"title": "A"}}, "tables": {}}))
+    (tmp_path / "middle.yaml").write_text("extends: base.yaml\nname: middle\npictures: null\ntriples: 6")
+    (tmp_path / "top.yaml").write_text("extends: middle.yaml\nname: top\nmethods: {b: {title: B}}")
+    found = config.evaluation_config(tmp_path / "top.yaml", {})
+    assert (found.name, found.triples, list(found.methods)) == ("top", 6, ["a", "b"])
+    assert found.pictures == config.EvaluationConfig.model_fields["pictures"].default
+    (tmp_path / "base.yaml").write_text("extends: top.yaml")
+    with pytest.raises(InvalidInput, match="stands on itself by way of base"):
+        config.evaluation_config(tmp_path / "top.yaml", {})
+
+
+@pytest.mark.parametrize("extends, words", [("nowhere.yaml", "nowhere.yaml: does not exist"), ("[a]", "does not exist"),
+                                            ("top.yaml", "stands on itself by way of top")])
 def test_a_file_on_top_of_nothing_is_refused(tmp_path, extends, words):
     (tmp_path / "top.yaml").write_text(f"extends: {extends}\nname: top\nmethods: {{a: {{title: A}}}}\ntables: {{}}")
     with pytest.raises(InvalidInput, match=words):
