@@ -601,12 +601,12 @@ def evaluation_config(path: Path, overrides: dict[str, Any]) -> EvaluationConfig
 
 def _extended(path: Path, of: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A file's values on top of those it extends. `of`: the files that led here, each of which extends the next."""
-    if path.resolve() in of:
+    if (here := path.resolve()) in of:
         raise InvalidInput("extends", f"{path} stands on itself by way of {of[-1].name}; remove one of these lines")
     values = load_yaml(path)
     if (base := values.pop("extends", None)) is None:
         return values
-    return _without_null(_merged(_extended(path.parent / str(base), (*of, path.resolve())), values))
+    return _without_null(_merged(_extended(path.parent / str(base), (*of, here)), values))
 
 
 def _without_null(values: dict[str, Any]) -> dict[str, Any]:
