@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +57,27 @@ def fit(component: Component, folder: Path, seed: int, ema_decay: float, deadlin
     progress = _resume(path, component, optimizer, average, device)
     network.train()
     try:
-        _train(component, optimizer, average, progress, path, seed, ema_decay, deadline, device, saved)
+        with _termination_interrupts():
+            _train(component, optimizer, average, progress, path, seed, ema_decay, deadline, device, saved)
     except KeyboardInterrupt:
         raise Cancelled(f"{component.name}: interrupted at step {progress.step}; the same command goes on from step "
                         f"{progress_of(folder, component.name).step}, the last that was saved.") from None
     network.load_state_dict(average)
     network.eval()
     return progress.step >= steps_of(config)
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Whoever shuts the computer down, or kills the process, is told what Ctrl-C is told. Threads hear of no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def steps_of(config: ComponentConfig) -> int:

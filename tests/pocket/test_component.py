@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -87,17 +88,21 @@ def test_a_crash_costs_no_more_than_what_was_done_since_the_last_checkpoint(tmp_
     assert done and same(resumed, straight)
 
 
-def test_interrupted_by_hand_it_says_where_it_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_by_hand_it_says_where_it_goes_on(tmp_path, monkeypatch, number):
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 10)
     made = toy()
     plain = made.loss
     made.loss = lambda step, generator: plain(step, generator) if step < 13 else pytest.fail("later") if step > 13 else stop()
 
     def stop():
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
+        pytest.fail("nothing interrupted it")
 
     with pytest.raises(Cancelled, match="toy: interrupted at step 13; the same command goes on from step (9|1[0-2])"):
         trained(made, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
     done, resumed = trained(toy(5), tmp_path)
     assert done and same(resumed, trained(toy(), tmp_path / "straight")[1])
 
