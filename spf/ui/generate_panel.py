@@ -173,10 +173,11 @@ def add_panel(service: Service) -> GeneratePanel:
     generate, cancel, words = actions
     view = View(pictures, caption, status, words, generate, cancel, looks.map_key, looks.step, timeline, together)
     panel = GeneratePanel(session, browser, fields, view)
-    _wire_generation(service, panel, controls, _wire_choices(fields))
+    model_chosen, customization_chosen = _wire_choices(fields)
+    _wire_generation(service, panel, controls, customization_chosen)
     _wire_timeline(panel)
     _wire_looks(panel, looks)
-    _wire_form(panel, controls)
+    _wire_form(panel, controls, model_chosen)
     return panel
 
 
@@ -333,7 +334,7 @@ def _wire_looks(panel: GeneratePanel, looks: Looks) -> None:
     looks.step.input(redraw_step, inputs, [*outputs, looks.mean], **options)
 
 
-def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
+def _wire_form(panel: GeneratePanel, controls: _Controls, model_chosen: Any) -> None:
     fields = panel.fields
 
     def drop(path: str | None) -> list[Any]:
@@ -343,25 +344,25 @@ def _wire_form(panel: GeneratePanel, controls: _Controls) -> None:
     _wire_presets(panel, controls.presets)
     controls.dice.click(handlers.dice, None, [fields.seed], **QUIET)
     controls.picture.upload(drop, [controls.picture], [*fields.all(), panel.view.notice], **QUIET)
-    _wire_memory(panel)
+    _wire_memory(panel, model_chosen)
 
 
-def _wire_choices(fields: Fields) -> Any:
-    """What another model or customization brings with it; the second one's event, for what comes after."""
+def _wire_choices(fields: Fields) -> tuple[Any, Any]:
+    """What another model or customization brings with it; the events of both, for what comes after."""
     def choose_customization(name: str, payload: Any) -> dict[str, list]:
         return chips.value(handlers.targets_for(name, chips.chips_of(payload)), catalog.phrases(name))
 
-    def choose_model(model: str, payload: Any) -> list[Any]:
-        preset, name = model_preset(model), catalog.preselected(model)
-        choices = gr.update(choices=catalog.customization_choices(model), value=name)
+    def choose_model(model: str) -> list[Any]:
+        preset = model_preset(model)
+        choices = gr.update(choices=catalog.customization_choices(model), value=catalog.preselected(model))
         sides = [gr.update(placeholder=str(preset.resolution))] * 2
-        return [choices, choose_customization(name, payload), preset.num_inference_steps, preset.guidance_scale, *sides]
+        return [choices, preset.num_inference_steps, preset.guidance_scale, *sides]
 
-    fields.model.input(
-        choose_model, [fields.model, fields.targets],
-        [fields.customization, fields.targets, fields.steps, fields.guidance, fields.width, fields.height], **QUIET)
-    return fields.customization.input(
-        choose_customization, [fields.customization, fields.targets], [fields.targets], **QUIET)
+    its_phrases = (choose_customization, [fields.customization, fields.targets], [fields.targets])
+    model_chosen = fields.model.input(
+        choose_model, [fields.model], [fields.customization, fields.steps, fields.guidance, fields.width, fields.height], **QUIET)
+    # the phrases only then: their change is told at once, and the customization of the model before would be told with it
+    return model_chosen.then(*its_phrases, **QUIET), fields.customization.input(*its_phrases, **QUIET)
 
 
 def _wire_presets(panel: GeneratePanel, controls: _Presets) -> None:
@@ -390,19 +391,23 @@ def _wire_presets(panel: GeneratePanel, controls: _Presets) -> None:
     controls.delete.click(delete, [controls.choice], [panel.view.notice, controls.choice], **QUIET)
 
 
-def _wire_memory(panel: GeneratePanel) -> None:
-    """The browser remembers the form whenever a field was changed and left, or filled in by another choice or another tab."""
+def _wire_memory(panel: GeneratePanel, model_chosen: Any) -> None:
+    """The browser remembers the form whenever a field was changed and left, or filled in by another choice or another tab.
+
+    A model only once its customizations are listed: with those of the one before, the form would be refused.
+    """
     fields = panel.fields
 
     def remember(session: Session, *values: Any) -> dict[str, Any]:
         return {"timeline": session.timeline.key, "form": asdict(Fields.read(values))}
 
     # one listener: with one for each, an answer on its way could overtake the one that came after it
-    gr.on([fields.model.input, fields.customization.change, fields.base_text.blur, fields.targets.change, fields.negative.blur,
+    gr.on([fields.customization.change, fields.base_text.blur, fields.targets.change, fields.negative.blur,
            fields.seed.change, fields.steps.blur, fields.guidance.blur, fields.map_steps.blur, fields.scheduler.input,
            fields.width.blur, fields.height.blur, fields.pairs.blur, fields.hold.release, fields.smoothing.blur,
            fields.interval.blur, fields.start.blur, panel.view.generate.click, panel.view.timeline.change],
           remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
+    model_chosen.then(remember, [panel.session, *fields.all()], [panel.browser], **QUIET)
 
 
 def opened(panel: GeneratePanel, demo: gr.Blocks) -> None:

@@ -78,7 +78,7 @@ def _real_app(home: Path, folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser, served) -> Iterator[Page]:
-    """The opened page; afterwards, no script may have failed and nothing outside may have been asked for."""
+    """The opened page; afterwards, no script and no answer may have failed and nothing outside may have been asked for."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -86,6 +86,7 @@ def page(browser, served) -> Iterator[Page]:
     failures: list[str] = []
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.on("request", lambda sent: None if sent.url.startswith((served, "data:", "blob:")) else failures.append(sent.url))
+    page.on("response", lambda got: failures.append(f"{got.status} {got.request.post_data}") if got.status >= 500 else None)
     open_page(page, served)
     yield page
     context.close()
@@ -280,6 +281,21 @@ def test_another_customization_is_drawn_once_with_its_own_phrase(page, service, 
     drawn(page, 3)
     asked = [(request.customization, request.target_texts) for request in service.requests]
     assert asked[1:] == [("turban", ("a turban",)), ("turban", ("a turban", "a crown"))]
+
+
+def test_another_model_brings_its_own_customizations_and_is_remembered(page, spf_home):
+    fakes.add_customization(spf_home / "customizations", "turban", "a turban")
+    page.reload()
+    expect(page.locator("#spf-generate")).to_be_enabled()
+    of_the_first = field(page, "customization").input_value()
+    assert of_the_first != strings.NO_CUSTOMIZATION
+    for model, customization in (("Pocket MM-DiT", strings.NO_CUSTOMIZATION), ("Pocket:", of_the_first),
+                                 ("Pocket MM-DiT", strings.NO_CUSTOMIZATION)):
+        page.locator("#spf-model input").click()
+        page.get_by_role("option", name=model).click()
+        expect(field(page, "customization")).to_have_value(customization)
+    wait_until_remembered(page, "", *phrases(page))
+    assert remembered(page)["model"] == "pocket-dit"
 
 
 def test_five_steps_with_undo_branch_comparison_and_a_reload(page, service, served):
