@@ -88,8 +88,12 @@ def test_a_crash_costs_no_more_than_what_was_done_since_the_last_checkpoint(tmp_
     assert done and same(resumed, straight)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_by_hand_it_says_where_it_goes_on(tmp_path, monkeypatch, number):
+def _ctrl_c():
+    raise KeyboardInterrupt  # not its signal: a shell's background process is started to ignore that
+
+
+@pytest.mark.parametrize("interrupt", [_ctrl_c, lambda: signal.raise_signal(signal.SIGTERM)], ids=["ctrl-c", "terminated"])
+def test_interrupted_by_hand_it_says_where_it_goes_on(tmp_path, monkeypatch, interrupt):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 10)
     made = toy()
@@ -97,7 +101,7 @@ def test_interrupted_by_hand_it_says_where_it_goes_on(tmp_path, monkeypatch, num
     made.loss = lambda step, generator: plain(step, generator) if step < 13 else pytest.fail("later") if step > 13 else stop()
 
     def stop():
-        signal.raise_signal(number)
+        interrupt()
         pytest.fail("nothing interrupted it")
 
     with pytest.raises(Cancelled, match="toy: interrupted at step 13; the same command goes on from step (9|1[0-2])"):
