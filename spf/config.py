@@ -242,10 +242,19 @@ class HoldConfig(Schema):
         "The map is measured at the first step and then at the last one of every so many; each time costs a prediction."))
     start: float = Field(0.15, ge=0, lt=1, description=(
         "Share of the steps before which there is no customized path yet: the whole portrait is the original."))
+    floor: float = Field(0.5, ge=0, lt=1, description=(
+        "Where that product is not above this, a place is held wholly; from here to 1 the customized path gains weight."))
+    heal: float = Field(0.85, ge=0, le=1, description=(
+        "Share of the steps from which on held places are finished by the original model instead of being the original, "
+        "so that seams close; 1 never does it."))
 
     def first_step(self, num_inference_steps: int) -> int:
         """The index of the first step that the customized path takes by itself."""
         return min(round(self.start * num_inference_steps), num_inference_steps - 1)
+
+    def heals(self, step: int, num_inference_steps: int) -> bool:
+        """Whether the original model finishes the held places at this step."""
+        return step >= round(self.heal * num_inference_steps)
 
 
 Scheduler = Literal["ddim", "dpmpp_2m", "euler", "unipc"]
@@ -528,9 +537,9 @@ def parse(schema: type[Model], values: dict[str, Any]) -> Model:
 
 
 def saved_request(values: dict[str, Any]) -> GenerationRequest:
-    """A request that may be older than `hold.start`, from when both paths parted at once. Raises as `parse` does."""
+    """A request that may be from when `hold` had fewer settings, and drew as with these. Raises as `parse` does."""
     if isinstance(values, dict) and isinstance(hold := values.get("hold"), dict):
-        values = {**values, "hold": {"start": 0.0, **hold}}
+        values = {**values, "hold": {"start": 0.0, "floor": 0.0, "heal": 1.0, **hold}}
     return parse(GenerationRequest, values)
 
 

@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -29,7 +30,7 @@ from spf.generation.together import Answer, Ask, Path, run_together
 from spf.method import control_map
 from spf.method.attention import AttentionLayer
 from spf.method.emphasis import weighted_prompt
-from spf.method.hold import hold, running_map
+from spf.method.hold import hold, running_map, weight
 from spf.method.phrases import Prompt, first_targets
 from spf.metrics.pixels import mean_absolute_difference, resized_map
 
@@ -37,6 +38,17 @@ OnStep = Callable[[StepView], None]
 Encode = Callable[[tuple[Prompt, ...]], TextFeatures]
 
 LOOKS = 5  # steps at which a generation without several maps can be looked at
+
+
+@dataclass(frozen=True, eq=False)
+class _Responded:
+    """One step of the response path before it goes on."""
+
+    x_t: Tensor  # (1, C, h, w) as the guide moved it
+    prediction: Tensor  # (2, C, h, w): what to guide away from, then that of the prompt
+    reference: Tensor | None  # (2, C, h, w) the reference's for the same x_t and the base text, where held places heal
+    m_hat: Tensor | None  # (1, H, W)
+    maps: StepMaps | None
 
 
 class Pair:
@@ -115,15 +127,14 @@ class Pair:
             if step < self.apart:
                 x_res = x_ref
                 continue
-            x_res, x_0, m_hat, step_maps = yield from self._respond(step, t, x_res, first if step == self.apart else None)
-            if held:
-                if self._decides(step):
-                    followed = running_map(followed, m_hat, held.smoothing)
-                x_res = hold(x_res, x_ref, followed, held.gain, targets=len(self.prompt.targets) or 1)
-            if step_maps is not None:
-                maps.append(step_maps)
+            responded = yield from self._respond(step, t, x_res, first if step == self.apart else None)
+            if self._decides(step):
+                followed = running_map(followed, responded.m_hat, held.smoothing)
+            x_res, x_0 = self._go_on(step, t, responded, followed, x_ref)
+            if responded.maps is not None:
+                maps.append(responded.maps)
             if on_step and step in looks:
-                on_step(StepView(step, steps, partial(self._preview, known, x_0_ref, x_0), step_maps))
+                on_step(StepView(step, steps, partial(self._preview, known, x_0_ref, x_0), responded.maps))
         self.original = known or self._original(x_ref, first, reached)
         return self._finish(self._picture(x_res), maps)
 
@@ -136,43 +147,61 @@ class Pair:
         held = self.request.hold
         return held is not None and (step == self.apart or (step + 1) % held.interval == 0)
 
-    def _respond(self, step: int, t: Tensor, x_t: Tensor, first: Tensor | None,
-                 ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor | None, StepMaps | None]]:
-        """One step of the response path: the next latents, the one-step x_0, Mhat where it is wanted, and the maps to draw.
+    def _heals(self, step: int) -> bool:
+        held = self.request.hold
+        return held is not None and held.heals(step, len(self.sampler.timesteps))
 
-        `first`: the reference's prediction for x_t, if it is there already, as it is where both paths part.
+    def _respond(self, step: int, t: Tensor, x_t: Tensor, known: Tensor | None) -> Generator[Ask, Answer, _Responded]:
+        """What the response predicts at one step, and the maps and the reference's prediction where they are wanted.
+
+        `known`: the reference's unguided prediction for x_t, if it is there already, as it is where both paths part.
         """
         with self._timed("customized"):
             moved = self.guide.latents(self.response, step, t, x_t, self.full)
-        if step in self.drawn or self._decides(step):
-            return (yield from self._advance_and_measure(step, moved, t, first if moved is x_t else None))
-        return *(yield from self._advance("customized", self.response, self.sampler, self.full, moved, t))[:2], None, None
+        if moved is not x_t:
+            known = None
+        drawn = step in self.drawn
+        measured = drawn or self._decides(step)
+        response = yield from self._ask("customized", self.response, moved.expand(2, -1, -1, -1), t, self.full, captures=measured)
+        reference, layers = None, []
+        if self._heals(step):
+            answer = yield from self._ask(
+                "customized", self.reference, moved.expand(2, -1, -1, -1), t, self.base, captures=drawn)
+            reference, known, layers = answer.prediction, answer.prediction[1:], [layer.rows(1) for layer in answer.layers]
+        elif drawn or (measured and known is None):  # Eq. 5 asks for the same x_t
+            answer = yield from self._ask("maps", self.reference, moved, t, self.base[[1]], captures=True)
+            known, layers = answer.prediction if known is None else known, answer.layers
+        m_hat, maps = self._measure(step, t, known, response, layers) if measured else (None, None)
+        return _Responded(moved, response.prediction, reference, m_hat, maps)
 
-    def _advance(self, path: str, backbone: Backbone, sampler: Sampler, text: TextFeatures, x_t: Tensor, t: Tensor,
-                 ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor]]:
-        """One guided step: the next latents, the one-step x_0, and what was predicted without guidance."""
-        answer = yield from self._ask(path, backbone, x_t.expand(2, -1, -1, -1), t, text)
-        return *self._sample(sampler, answer.prediction, x_t, t), answer.prediction[1:]
-
-    def _advance_and_measure(self, step: int, x_t: Tensor, t: Tensor, known: Tensor | None,
-                             ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor, StepMaps | None]]:
-        """The same step of the response path with its features kept, then the maps that hold for this very x_t.
-
-        `known`: the reference's prediction for it, if it is there already.
-        """
-        response = yield from self._ask("customized", self.response, x_t.expand(2, -1, -1, -1), t, self.full, captures=True)
-        prediction, reference_layers = known, []
-        if known is None or step in self.drawn:  # Eq. 5 asks for the same x_t
-            reference = yield from self._ask("maps", self.reference, x_t, t, self.base[[1]], captures=True)
-            prediction, reference_layers = reference.prediction if known is None else known, reference.layers
+    def _measure(self, step: int, t: Tensor, prediction: Tensor, response: Answer, reference_layers: list[AttentionLayer],
+                 ) -> tuple[Tensor, StepMaps | None]:
+        """Mhat of the response's own pass and the reference's unguided `prediction`, and the maps where they are drawn."""
         with self._timed("maps"):
             layers, method = [layer.rows(1) for layer in response.layers], self.method
             found = control_map.fine_control_map(
                 prediction, response.prediction[1:], layers, self.phrase_weights, self.gamma,
                 norm=method.soft_map_norm, normalize=method.phrase_normalization, layers_used=method.map_layers,
                 reduce=method.phrase_reduce)
-            maps = self._maps(step, t, found, layers, reference_layers) if step in self.drawn else None
-        return *self._sample(self.sampler, response.prediction, x_t, t), found[2], maps
+            return found[2], self._maps(step, t, found, layers, reference_layers) if step in self.drawn else None
+
+    def _go_on(self, step: int, t: Tensor, responded: _Responded, followed: Tensor | None, x_ref: Tensor,
+               ) -> tuple[Tensor, Tensor]:
+        """The next latents of the response path and its one-step x_0, held by the map `followed` so far if it is to be."""
+        held, prediction = self.request.hold, responded.prediction
+        if held is None:
+            return self._sample(self.sampler, prediction, responded.x_t, t)
+        w = weight(followed, held.gain, held.floor, targets=len(self.prompt.targets) or 1)
+        if responded.reference is not None:
+            return self._sample(self.sampler, hold(prediction, responded.reference, w), responded.x_t, t)
+        x_res, x_0 = self._sample(self.sampler, prediction, responded.x_t, t)
+        return hold(x_res, x_ref, w), x_0
+
+    def _advance(self, path: str, backbone: Backbone, sampler: Sampler, text: TextFeatures, x_t: Tensor, t: Tensor,
+                 ) -> Generator[Ask, Answer, tuple[Tensor, Tensor, Tensor]]:
+        """One guided step: the next latents, the one-step x_0, and what was predicted without guidance."""
+        answer = yield from self._ask(path, backbone, x_t.expand(2, -1, -1, -1), t, text)
+        return *self._sample(sampler, answer.prediction, x_t, t), answer.prediction[1:]
 
     def _ask(self, path: str, backbone: Backbone, x_t: Tensor, t: Tensor, text: TextFeatures, captures: bool = False,
              ) -> Generator[Ask, Answer, Answer]:

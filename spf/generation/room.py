@@ -53,7 +53,7 @@ def seeds_at_once(request: GenerationRequest, reference: Backbone, resolution: i
 
 def seed_bytes(request: GenerationRequest, reference: Backbone, resolution: int) -> int:
     """Of what the denoiser holds at its peak for one seed of a batch: two rows of a guided pass, and where maps are drawn the
-    features of three rows, which wait for the maps."""
+    features of three rows, which wait for the maps; of four where held places heal at such a step."""
     config = reference.denoiser.config
     h, w = reference.latent_shape(request.height or resolution, request.width or resolution)[1:]
     if "block_out_channels" in config:
@@ -64,7 +64,8 @@ def seed_bytes(request: GenerationRequest, reference: Backbone, resolution: int)
         positions, tokens = h * w // config.patch_size ** 2, reference.window + reference.t5_window
         tensor = channels * (positions + tokens)
         kept = config.num_layers * channels * (3 * positions + 2 * tokens)  # three of the image, two of the text in every block
-    elements = 2 * DENOISER_TENSORS * tensor + (3 * kept if request.map_steps or request.hold else 0)
+    rows = 4 if request.hold else 3 if request.map_steps else 0
+    elements = 2 * DENOISER_TENSORS * tensor + rows * kept
     return round(ALLOCATOR * elements * reference.denoiser.dtype.itemsize)
 
 

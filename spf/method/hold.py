@@ -2,6 +2,8 @@
 
 An extension: the paper uses the SFCM in training alone. Both paths start from the same noise and are drawn in step, so at
 every noise level the original's latents are known, and the places that the target does not concern can be given back to it.
+Where both meet, the one's hair may end in the other's hat, and no model ever saw such a picture. So the last steps heal: held
+places are no longer given back, but go on as the original model, asked for the original's text, goes on from the latents there.
 """
 
 from torch import Tensor
@@ -12,11 +14,17 @@ def running_map(previous: Tensor | None, m_hat: Tensor, smoothing: float) -> Ten
     return m_hat if previous is None else smoothing * previous + (1 - smoothing) * m_hat
 
 
-def hold(x_res: Tensor, x_ref: Tensor, m_hat: Tensor, gain: float, targets: int = 1) -> Tensor:
-    """w x_res + (1 - w) x_ref with w = min(gain K Mhat, 1), latents of one noise level (B, C, H, W), Mhat (B, H, W) in [0, 1].
+def weight(m_hat: Tensor, gain: float, floor: float = 0.0, targets: int = 1) -> Tensor:
+    """w of `hold`, (B, 1, H, W): 0 where gain K Mhat is `floor` or less, 1 where it is 1 or more; Mhat (B, H, W) in [0, 1].
 
     Mhat is 1 at its peak alone; a gain above 1 makes whole regions the customized path's own. A gain of 0 is the original.
     Of K `targets` in one prompt one has that peak, and the others answer below it: the gain of one would hold them back.
+    The floor is in [0, 1): half a customized path is no picture, so that what concerns a place hardly shall not touch it.
     """
-    w = (gain * targets * m_hat).clamp(0, 1)[:, None].to(x_res)  # (B, 1, H, W)
-    return w * x_res + (1 - w) * x_ref
+    return ((gain * targets * m_hat - floor) / (1 - floor)).clamp(0, 1)[:, None]
+
+
+def hold(res: Tensor, ref: Tensor, w: Tensor) -> Tensor:
+    """w res + (1 - w) ref: latents of one noise level, or predictions for the same latents, (B, C, H, W)."""
+    w = w.to(res)
+    return w * res + (1 - w) * ref

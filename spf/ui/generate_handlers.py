@@ -26,9 +26,9 @@ from spf.ui.show import Screen
 log = logging.getLogger(__name__)
 
 _EXAMPLES = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 5, "map_steps": 5, "pairs": 4, "width": 512, "height": 512,
-             "hold": 3, "smoothing": 0.5, "interval": 4, "start": 0.15}
+             "hold": 3, "smoothing": 0.5, "interval": 4, "start": 0.15, "floor": 0.5, "heal": 0.85}
 _HOLD = {"hold.gain": "hold", "hold.smoothing": "smoothing", "hold.interval": "interval",  # as the page calls them
-         "hold.start": "start"}
+         "hold.start": "start", "hold.floor": "floor", "hold.heal": "heal"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Form:
     smoothing: Any = HoldConfig().smoothing
     interval: Any = HoldConfig().interval
     start: Any = HoldConfig().start
+    floor: Any = HoldConfig().floor
+    heal: Any = HoldConfig().heal
 
     def request(self) -> GenerationRequest:
         """Raises InvalidInput naming the first field that cannot be used."""
@@ -78,7 +80,7 @@ class Form:
         return cls(request.model, request.customization or "", request.base_text, chips, request.negative_prompt,
                    str(request.seed), request.num_inference_steps, request.guidance_scale, request.map_steps,
                    request.scheduler or "", request.width, request.height, request.count, request.hold_gain,
-                   hold.smoothing, hold.interval, hold.start)
+                   hold.smoothing, hold.interval, hold.start, hold.floor, hold.heal)
 
 
 def _parsed(values: dict[str, Any]) -> GenerationRequest:

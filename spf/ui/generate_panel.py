@@ -24,7 +24,7 @@ _PLACES = {
     **{name: f"spf-more/spf-{place}" for name, place in {
         "negative_prompt": "negative", "num_inference_steps": "steps", "guidance_scale": "guidance", "map_steps": "map-steps",
         "scheduler": "scheduler", "width": "width", "height": "height", "smoothing": "smoothing", "interval": "interval",
-        "start": "start",
+        "start": "start", "floor": "floor", "heal": "heal",
         "picture": "restore", "settings": "preset",
         "settings_name": "preset-name"}.items()}}
 
@@ -50,6 +50,8 @@ class Fields(Group):
     smoothing: gr.Number
     interval: gr.Number
     start: gr.Number
+    floor: gr.Number
+    heal: gr.Number
 
     @staticmethod
     def read(values: tuple[Any, ...]) -> Form:
@@ -65,7 +67,8 @@ class Fields(Group):
         phrases = chips.value(form.targets, catalog.phrases(form.customization))
         return [form.model, _customizations(form.model, form.customization), form.base_text, phrases,
                 form.negative, str(form.seed), form.steps, form.guidance, form.map_steps, form.scheduler, form.width,
-                form.height, form.pairs, form.hold, form.smoothing, form.interval, form.start]
+                form.height, form.pairs, form.hold, form.smoothing, form.interval, form.start,
+                form.floor, form.heal]
 
 
 def _customizations(model: str, chosen: str) -> Any:
@@ -221,7 +224,9 @@ def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[tuple[Any, ...], ...],
         with gr.Row(elem_classes="spf-numbers"):
             held = (_number("smoothing", strings.SMOOTHING, HoldConfig().smoothing, step=0.1),
                     _number("interval", strings.INTERVAL, HoldConfig().interval),
-                    _number("start", strings.HOLD_START, HoldConfig().start, step=0.05))
+                    _number("start", strings.HOLD_START, HoldConfig().start, step=0.05),
+                    _number("floor", strings.FLOOR, HoldConfig().floor, step=0.05),
+                    _number("heal", strings.HEAL, HoldConfig().heal, step=0.05))
         named = _presets()
         picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=140, elem_id="spf-restore")
         gr.HTML(markup.quiet(strings.RESTORE_HINT))
@@ -405,7 +410,8 @@ def _wire_memory(panel: GeneratePanel, model_chosen: Any) -> None:
     gr.on([fields.customization.change, fields.base_text.blur, fields.targets.change, fields.negative.blur,
            fields.seed.change, fields.steps.blur, fields.guidance.blur, fields.map_steps.blur, fields.scheduler.input,
            fields.width.blur, fields.height.blur, fields.pairs.blur, fields.hold.release, fields.smoothing.blur,
-           fields.interval.blur, fields.start.blur, panel.view.generate.click, panel.view.timeline.change],
+           fields.interval.blur, fields.start.blur, fields.floor.blur, fields.heal.blur,
+           panel.view.generate.click, panel.view.timeline.change],
           remember, [panel.session, *fields.all()], [panel.browser], trigger_mode="always_last", **QUIET)
     model_chosen.then(remember, [panel.session, *fields.all()], [panel.browser], **QUIET)
 

@@ -57,8 +57,12 @@ HELD_WIDE = ("What you asked for concerns {share:.0%} of the picture, as a style
 SMOOTHING = "Smoothing"
 INTERVAL = "Map interval"
 HOLD_START = "Original until"
+FLOOR = "Held up to"
+HEAL = "Healed from"
 HOLD_MORE = ("The map that holds the original: how much of the earlier ones is kept in it, and how often it is measured; "
-             "and for which share of the steps, 0 to 1, the whole portrait is still the original.")
+             "for which share of the steps, 0 to 1, the whole portrait is still the original; how strongly, 0 to 1, a place must "
+             "answer to be let go at all; and from which share of the steps on the original model finishes the held places from "
+             "what is there, so that seams close (1: never).")
 SCHEDULER = "Sampler"
 SCHEDULERS = {"": "The model's own", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}
 WIDTH = "Width in pixels"
@@ -174,7 +178,7 @@ STEP_FIELDS = {
     "guidance_scale": "guidance {}", "negative_prompt": "negative text {}", "map_steps": "{} map steps",
     "scheduler": "sampler {}", "width": "width {}", "height": "height {}",
     "hold_gain": "hold {}", "hold.smoothing": "smoothing {}", "hold.interval": "maps every {} steps",
-    "hold.start": "original until {}",
+    "hold.start": "original until {}", "hold.floor": "held up to {}", "hold.heal": "healed from {}",
 }
 NO_TARGET = "base text only"
 RESTORE = "Restore from a picture"
@@ -286,7 +290,7 @@ FIELDS = {
     "model": MODEL, "customization": CUSTOMIZATION, "base_text": BASE_TEXT, "target_texts": TARGETS,
     "target_weights": TARGETS, "negative_prompt": NEGATIVE, "picture": RESTORE, "path": "File", "answers": "Questions",
     "seed": SEED, "pairs": PAIRS, "scheduler": SCHEDULER, "width": WIDTH, "height": HEIGHT, "hold": HOLD,
-    "smoothing": SMOOTHING, "interval": INTERVAL, "start": HOLD_START,
+    "smoothing": SMOOTHING, "interval": INTERVAL, "start": HOLD_START, "floor": FLOOR, "heal": HEAL,
     "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "map_steps": MAP_STEPS, "name": NAME, "data": SOURCE,
     "pictures": SOURCE, "shared_base": SHARED_BASE, "phrase": PHRASE, "preset": BUDGET,
     "settings": PRESET, "settings_name": PRESET_NAME, "recipe": METHOD, "method": METHOD,

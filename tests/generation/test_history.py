@@ -222,14 +222,18 @@ def test_a_result_is_read_back_as_it_was(tmp_path):
     assert np.allclose(again.gamma, result.gamma, atol=1e-4)
 
 
-def test_a_result_from_before_there_was_a_late_start_parted_at_once(tmp_path):
+def test_a_result_from_before_holding_had_more_settings_drew_without_them(tmp_path):
     folder = write_result(make_result(hold={"gain": 3.0}), tmp_path / "out")
     assert read_result(folder).request.hold.start == HoldConfig().start > 0
     path = folder / "result.json"
     values = json.loads(path.read_text())
+    for setting in ("floor", "heal"):
+        del values["request"]["hold"][setting]
+    path.write_text(json.dumps(values))
+    assert read_result(folder).request.hold == HoldConfig(gain=3.0, floor=0, heal=1)
     del values["request"]["hold"]["start"]
     path.write_text(json.dumps(values))
-    assert read_result(folder).request.hold == HoldConfig(gain=3.0, start=0)
+    assert read_result(folder).request.hold == HoldConfig(gain=3.0, start=0, floor=0, heal=1)
 
 
 @pytest.mark.parametrize("damage", [

@@ -306,19 +306,23 @@ def test_a_target_of_brackets_only_is_refused(pair):
 
 
 @both_families
-def test_held_at_no_gain_is_the_original_and_maps_change_no_pixel_of_what_is_held(pair):
-    assert (nothing := pair(hold={"gain": 0}).run()).customized.tobytes() == nothing.original.tobytes()
-    held, mapped = (pair(hold={"gain": 2.0}, map_steps=count).run() for count in (0, 2))
+@pytest.mark.parametrize("heal", [1, 0.34])
+def test_held_at_no_gain_is_the_original_and_maps_change_no_pixel_of_what_is_held(pair, heal):
+    assert (nothing := pair(hold={"gain": 0, "heal": heal}).run()).customized.tobytes() == nothing.original.tobytes()
+    held, mapped = (pair(hold={"gain": 2.0, "interval": 2, "heal": heal}, map_steps=count).run() for count in (0, 2))
     assert held.customized.tobytes() == mapped.customized.tobytes() and (len(held.maps), len(mapped.maps)) == (0, 2)
     free = pair().run()
     assert held.original.tobytes() == free.original.tobytes() != held.customized.tobytes() != free.customized.tobytes()
 
 
 @both_families
-@pytest.mark.parametrize("interval, targets", [(1, ("a hat",)), (2, ("a hat",)), (1, ("a hat", "a beard"))])
-def test_holding_is_both_paths_in_step_and_the_original_given_back_outside_the_running_map(
-        pair, backbone, response, interval, targets):
-    one = pair(hold={"gain": 1.5, "smoothing": 0.25, "interval": interval}, map_steps=0, target_texts=targets)
+@pytest.mark.parametrize("interval, targets, floor, heal", [
+    (1, ("a hat",), 0, 1), (2, ("a hat",), 0.5, 1), (1, ("a hat", "a beard"), 0.2, 1), (1, ("a hat",), 0.2, 0.34),
+    (2, ("a hat", "a beard"), 0, 0.34)])
+def test_holding_is_both_paths_in_step_and_the_original_given_back_outside_the_running_map_until_it_heals(
+        pair, backbone, response, interval, targets, floor, heal):
+    hold = {"gain": 1.5, "smoothing": 0.25, "interval": interval, "floor": floor, "heal": heal}
+    one = pair(hold=hold, map_steps=0, target_texts=targets)
     x_ref = x_res = one.noise
     samplers, followed = [backbone.sampler(3, None, one.shape[1:]) for _ in range(2)], None
     for step, t in enumerate(one.sampler.timesteps):
@@ -337,8 +341,12 @@ def test_holding_is_both_paths_in_step_and_the_original_given_back_outside_the_r
         _, _, m_hat = control_map.fine_control_map(base, conditional, layers, one.phrase_weights, one.gamma)
         if step == 0 or step % interval == interval - 1:
             followed = m_hat if followed is None else 0.25 * followed + 0.75 * m_hat
-        w = (1.5 * len(targets) * followed).clamp(max=1)[:, None]
-        x_res = w * samplers[1].step(eps_res, t, x_res).prev_sample + (1 - w) * x_ref
+        w = ((1.5 * len(targets) * followed - floor) / (1 - floor)).clamp(0, 1)[:, None]
+        if heal < 1 and step >= 1:  # 0.34 of three steps
+            eps_healing, _ = guided(backbone, x_res, one.base)
+            x_res = samplers[1].step(w * eps_res + (1 - w) * eps_healing, t, x_res).prev_sample
+        else:
+            x_res = w * samplers[1].step(eps_res, t, x_res).prev_sample + (1 - w) * x_ref
     difference = np.abs(np.asarray(one.run().customized, int) - np.asarray(to_pictures(backbone.decode(x_res))[0], int))
     assert difference.max() <= 1
 
@@ -368,6 +376,21 @@ def test_the_map_of_the_first_step_is_the_same_whether_the_original_is_drawn_or_
     drawn, known = pair(map_steps=3).run().maps[0], pair(map_steps=3).run(first.original).maps[0]
     assert drawn.step == known.step == 0
     assert np.array_equal(drawn.sfcm, known.sfcm) and np.array_equal(drawn.soft_map, known.soft_map)
+
+
+@pytest.mark.parametrize("interval, map_steps, rows", [(1, 0, [2, 2]), (100, 0, [2, 2]), (1, 3, [1, 2, 2]), (100, 3, [1, 2, 2])])
+def test_where_held_places_heal_the_same_prediction_serves_the_maps(pair, backbone, counted, interval, map_steps, rows):
+    healing = {"hold": {"interval": interval, "heal": 0.34}, "map_steps": map_steps}
+    (first := pair(**healing)).run()
+    asked, again = counted(backbone), pair(**healing)
+    again.run(first.original)
+    assert [len(x_t) for x_t, _ in asked] == rows
+
+
+def test_the_healing_steps_are_a_share_of_all():
+    hold = HoldConfig()
+    assert [step for step in range(20) if hold.heals(step, 20)] == [17, 18, 19]
+    assert not any(HoldConfig(heal=1).heals(step, 200) for step in range(200)) and HoldConfig(heal=0).heals(0, 1)
 
 
 def test_a_guide_that_moves_the_noise_is_measured_where_it_moved_it(pair, backbone, counted):
@@ -427,7 +450,7 @@ class Watcher(Guide):
 @pytest.mark.parametrize("scheduler", [None, "ddim", "dpmpp_2m", "euler", "unipc"])
 def test_every_sampler_can_start_late(pair, scheduler):
     late = {"num_inference_steps": 6, "scheduler": scheduler, "map_steps": 2}
-    free, held = pair(**late).run(), pair(**late, hold={"start": 0.34, "gain": 20.0}).run()
+    free, held = pair(**late).run(), pair(**late, hold={"start": 0.34, "gain": 20.0, "heal": 0.7}).run()
     assert held.original.tobytes() == free.original.tobytes() and held.customized.tobytes() != free.customized.tobytes()
     assert [maps.step for maps in held.maps] == [2, 5]
 

@@ -49,11 +49,11 @@ def test_steps_are_found_again_after_a_restart(timeline, database):
     assert again.current() == second
 
 
-def test_a_step_from_before_there_was_a_late_start_parted_at_once(timeline, database):
+def test_a_step_from_before_holding_had_more_settings_drew_without_them(timeline, database):
     timeline.add(Path("day/0"), REQUEST.model_copy(update={"hold": HoldConfig()}))
     with sqlite3.connect(database) as db:
-        db.execute("UPDATE timeline_steps SET request = json_remove(request, '$.hold.start')")
-    assert timeline.steps()[0].request.hold == HoldConfig(start=0)
+        db.execute("UPDATE timeline_steps SET request = json_remove(request, '$.hold.start', '$.hold.floor', '$.hold.heal')")
+    assert timeline.steps()[0].request.hold == HoldConfig(start=0, floor=0, heal=1)
 
 
 def test_undo_and_redo_walk_the_same_way(timeline):

@@ -12,7 +12,7 @@ from spf.ui.generate_handlers import Form
 
 FORM = Form(base_text="a person", targets=(Chip("a hat", 0.5),), customization="winter-hat", negative="blur", seed="7", steps=12,
             guidance=3.5, map_steps=2, scheduler="euler", width=96, height=64, pairs=4, hold=2.5,
-            smoothing=0.25, interval=2, start=0.3)
+            smoothing=0.25, interval=2, start=0.3, floor=0.2, heal=0.9)
 
 
 def test_settings_come_back_and_texts_and_seed_stay(spf_home):
@@ -25,13 +25,15 @@ def test_settings_come_back_and_texts_and_seed_stay(spf_home):
     assert presets.names() == [] and list((spf_home / "presets").iterdir()) == []
 
 
-def test_settings_from_before_there_was_a_late_start_part_at_once(spf_home):
+def test_settings_from_before_holding_had_more_of_them_draw_without_them(spf_home):
     presets.save("old", FORM)
     path = spf_home / "presets" / "old.json"
     values = json.loads(path.read_text())
-    del values["hold"]["start"]
+    for setting in ("start", "floor", "heal"):
+        del values["hold"][setting]
     path.write_text(json.dumps(values))
-    assert presets.use("old", Form()).start == 0
+    form = presets.use("old", Form())
+    assert (form.start, form.floor, form.heal) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(("name", "form", "words"), [

@@ -149,7 +149,7 @@ def test_a_dropped_picture_gives_the_form_back(draw, session, tmp_path):
 
 
 def test_a_dropped_picture_gives_back_how_the_original_was_held(draw, session):
-    form = replace(FORM, hold=3, smoothing=0.25, interval=2, start=0.3)
+    form = replace(FORM, hold=3, smoothing=0.25, interval=2, start=0.3, floor=0.2, heal=0.9)
     draw(form)
     assert handlers.dropped(str(session.current.picture("customized")))[0] == form
 
