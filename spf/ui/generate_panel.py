@@ -198,7 +198,7 @@ def _form() -> tuple[Fields, _Controls, tuple[gr.Button, gr.Button, gr.HTML]]:
     hold = gr.Slider(0, 6, value=HoldConfig().gain, step=0.5, label=strings.HOLD, info=strings.HOLD_HINT, buttons=[],
                      elem_id="spf-hold")
     with gr.Row(elem_classes="spf-seed"):
-        seed = gr.Textbox("6", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
+        seed = gr.Textbox("8", label=strings.SEED, max_lines=1, min_width=60, elem_id="spf-seed")
         dice = gr.Button(strings.DICE, size="sm", min_width=60, elem_id="spf-dice")
         count = _number("pairs-count", strings.PAIRS, 1)
     actions = _actions()
@@ -224,9 +224,11 @@ def _more(preset: ModelPreset) -> tuple[gr.Textbox, tuple[tuple[Any, ...], ...],
         with gr.Row(elem_classes="spf-numbers"):
             held = (_number("smoothing", strings.SMOOTHING, HoldConfig().smoothing, step=0.1),
                     _number("interval", strings.INTERVAL, HoldConfig().interval),
-                    _number("start", strings.HOLD_START, HoldConfig().start, step=0.05),
-                    _number("floor", strings.FLOOR, HoldConfig().floor, step=0.05),
-                    _number("heal", strings.HEAL, HoldConfig().heal, step=0.05))
+                    _number("start", strings.HOLD_START, HoldConfig().start, step=0.05))
+        gr.HTML(markup.quiet(strings.HOLD_SEAMS))
+        with gr.Row(elem_classes="spf-numbers spf-two"):
+            held += (_number("floor", strings.FLOOR, HoldConfig().floor, step=0.05),
+                     _number("heal", strings.HEAL, HoldConfig().heal, step=0.05))
         named = _presets()
         picture = gr.File(label=strings.RESTORE, file_types=[".png"], height=140, elem_id="spf-restore")
         gr.HTML(markup.quiet(strings.RESTORE_HINT))

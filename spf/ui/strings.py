@@ -60,9 +60,9 @@ HOLD_START = "Original until"
 FLOOR = "Held up to"
 HEAL = "Healed from"
 HOLD_MORE = ("The map that holds the original: how much of the earlier ones is kept in it, and how often it is measured; "
-             "for which share of the steps, 0 to 1, the whole portrait is still the original; how strongly, 0 to 1, a place must "
-             "answer to be let go at all; and from which share of the steps on the original model finishes the held places from "
-             "what is there, so that seams close (1: never).")
+             "and for which share of the steps, 0 to 1, the whole portrait is still the original.")
+HOLD_SEAMS = ("How strongly, 0 to 1, a place must answer to be let go; and from which share of the steps on the original model "
+              "finishes what is held, so that seams close (1: never).")
 SCHEDULER = "Sampler"
 SCHEDULERS = {"": "The model's own", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler", "unipc": "UniPC"}
 WIDTH = "Width in pixels"

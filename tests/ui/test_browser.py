@@ -369,7 +369,7 @@ def test_a_dropped_picture_restores_the_form(page, spf_home):
     open_more(page)
     page.locator("#spf-restore input[type=file]").set_input_files(saved)
     expect(page.locator("#spf-notice")).to_contain_text(strings.RESTORED)
-    expect(field(page, "seed")).to_have_value("6")
+    expect(field(page, "seed")).to_have_value("8")
     assert phrases(page) == ["a winter hat"]
 
 
