@@ -86,7 +86,7 @@ def opened(browser: Browser, url: str, width: int, scheme: str = "light") -> Pag
 
 def draw(page: Page) -> None:
     page.get_by_role("button", name="Do not show this again").click()
-    pair(page, 6)
+    pair(page, int(page.locator("#spf-seed").locator("input, textarea").first.input_value()))
 
 
 def teach(page: Page) -> None:
